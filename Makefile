@@ -1,0 +1,55 @@
+# Every target sets up what it needs: a virtual environment in .venv with the packages of pyproject.toml.
+# Only Python 3.11 or newer has to be there.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3; do \
+	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$name"; break; }; done)
+TESTS  ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench freeze docs clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: $(STAMP)  ## watch orders being processed, with faults, for about 20 seconds
+	@$(BIN)/pgqueue demo
+
+test: $(STAMP)  ## run the tests (TESTS='-k enqueue -x' passes options on to pytest)
+	@echo "==> tests"
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(STAMP)  ## ruff, mypy --strict, import-linter, the SQL's syntax
+	@echo "==> ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check --diff .
+	@echo "==> mypy"
+	@$(BIN)/mypy --strict
+	@echo "==> import-linter"
+	@$(BIN)/lint-imports --no-logo
+	@echo "==> SQL"
+	@$(BIN)/python -m tests.check_sql
+
+bench: $(STAMP)  ## measure this machine
+	@$(BIN)/pgqueue bench
+
+freeze: $(STAMP)  ## write the newest migration's frozen SQL from sql/
+	@$(BIN)/python migrations/freeze.py
+
+docs: $(STAMP)  ## write the reference pages from docstrings and SQL comments
+	@$(BIN)/python -m docs.build
+
+clean:  ## remove what the other targets made
+	@rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed again when pyproject.toml changes; the stamp is written last, so that a broken run starts over.
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer (with venv) is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "==> virtual environment in $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "==> packages (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@

@@ -1,0 +1,98 @@
+"""What happens to an order after it was placed: three tasks, each of which enqueues the next one.
+
+    place_order ─► validate_payment ─► reserve_inventory ─► send_confirmation
+
+All three are *transactional*: what a handler writes, the completion of its job and the next job commit
+together or not at all. So an order cannot be paid without its reservation waiting, and a worker that is
+killed half-way leaves nothing half-done: the job runs again.
+
+A transaction covers the database alone. What goes out over the network may go out twice when a worker dies
+between the answer and the commit, hence two habits:
+
+- the network first, the writes last: until its first write the transaction holds no lock, and a slow
+  gateway costs a connection and nothing else;
+- `ctx.idempotency_key` goes along, the same over all attempts of a job: the gateway charges once, and a
+  mail that was sent twice has one Message-ID.
+
+The place for schedules, which come with a later release: every night at 02:00 the orders that were
+cancelled more than 90 days ago are deleted; every minute a job looks for orders that have been pending for
+10 minutes, and raises an alert.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+import pgqueue
+from orders import gateway, mail
+from orders.models import Confirmation, Order, OrderStatus, Payment, Product
+
+app = pgqueue.App()
+
+PAYMENT_BACKOFF = os.environ.get("ORDERS_PAYMENT_BACKOFF", "5s")
+"""The wait before the second attempt; twice as long before the third."""
+
+
+class OutOfStock(Exception):
+    """Not enough on the shelf. Somebody has to buy more, and replay the dead letter."""
+
+
+@app.task(
+    queue="payments",
+    retry=pgqueue.Exponential(base=PAYMENT_BACKOFF, factor=2, attempts=3),
+    permanent=(gateway.CardRefused,),
+    transactional=True,
+)
+async def validate_payment(ctx: pgqueue.Context[AsyncSession], order_id: str) -> None:
+    """Charges the card. Only a charge that went through leads on to `reserve_inventory`."""
+    session = ctx.connection
+    order = await session.get_one(Order, order_id)
+    if order.status is not OrderStatus.PENDING:
+        ctx.log.info("order.paid_before", order_id=order_id)  # the shop sent it again, days later
+        return
+    authorization = await gateway.charge(
+        order.card,
+        order.amount_cents,
+        # With the card in it: a replay after the customer gave another card is another charge.
+        key=f"{ctx.idempotency_key}:{order.card}",
+        attempt=ctx.attempt,
+    )
+    session.add(Payment(order_id=order.id, authorization=authorization, amount_cents=order.amount_cents))
+    order.status = OrderStatus.PAID
+    await reserve_inventory.enqueue(session, order_id=order_id)
+
+
+@app.task(permanent=(OutOfStock,), transactional=True)
+def reserve_inventory(ctx: pgqueue.Context[Session], order_id: str) -> None:
+    """Takes the goods off the shelf."""
+    session = ctx.connection
+    order = session.get_one(Order, order_id)
+    taken = session.scalar(
+        update(Product)
+        .where(Product.sku == order.sku, Product.stock >= order.quantity)
+        .values(stock=Product.stock - order.quantity)
+        .returning(Product.sku)
+    )
+    if taken is None:
+        raise OutOfStock(f"fewer than {order.quantity} of {order.sku}")
+    order.status = OrderStatus.RESERVED
+    send_confirmation.enqueue(session, order_id=order_id)
+
+
+@app.task(queue="email", retry=pgqueue.Exponential(base="2s", cap="10m", attempts=8), transactional=True)
+def send_confirmation(ctx: pgqueue.Context[Session], order_id: str) -> None:
+    """Sends the mail and notes that it was sent.
+
+    The mail goes out at least once, the note is made exactly once.
+    """
+    session = ctx.connection
+    order = session.get_one(Order, order_id)
+    # A colon may not stand in a Message-ID.
+    message_id = f"<{ctx.idempotency_key.replace(':', '.')}@orders.example>"
+    mail.send(mail.compose(order, message_id=message_id))
+    session.add(Confirmation(order_id=order.id, message_id=message_id))
+    order.status = OrderStatus.CONFIRMED

@@ -1,0 +1,37 @@
+-- Who may call what: the whole API on one screen. The roles are made when missing and permitted; nothing needs them.
+-- Functions run as their owner (security definer, pinned search_path): no role needs a right on a table.
+-- Applied again after every migration.
+
+revoke all on all functions in schema pgqueue from public;
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['pgqueue_producer', 'pgqueue_worker', 'pgqueue_monitor', 'pgqueue_admin'] loop
+        if not exists (select from pg_catalog.pg_roles as r where r.rolname = name) then
+            execute format('create role %I nologin', name);
+        end if;
+    end loop;
+    grant usage on schema pgqueue to pgqueue_producer, pgqueue_worker, pgqueue_admin;
+    grant usage on schema pgqueue_bi to pgqueue_monitor, pgqueue_admin;
+    grant execute on function
+        pgqueue.protocol,
+        pgqueue.enqueue, pgqueue.enqueue_many
+        to pgqueue_producer, pgqueue_worker, pgqueue_admin;
+    grant execute on function
+        pgqueue.register, pgqueue.hold_session, pgqueue.heartbeat,
+        pgqueue.claim, pgqueue.complete, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
+        pgqueue.fall_asleep, pgqueue.writers, pgqueue.wake_up,
+        pgqueue.upkeep, pgqueue.rescue, pgqueue.promote, pgqueue.prove_floors, pgqueue.retain
+        to pgqueue_worker, pgqueue_admin;
+    grant execute on function
+        pgqueue.replay, pgqueue.discard, pgqueue.find_dead, pgqueue.pause, pgqueue.resume
+        to pgqueue_admin;
+    grant select on all tables in schema pgqueue_bi to pgqueue_monitor, pgqueue_admin;
+exception
+    when insufficient_privilege then
+        raise notice 'pgqueue: the roles pgqueue_producer, _worker, _monitor, _admin were not made or granted: %', sqlerrm;
+    when unique_violation or duplicate_object then
+        raise notice 'pgqueue: the roles were being made by another session: %', sqlerrm;
+end $$;

@@ -1,0 +1,1590 @@
+-- Frozen: written by migrations/freeze.py from sql/ and never changed after its release.
+
+-- sql/0_schema.sql
+-- The schema, its two counters and the protocol that it speaks.
+
+create schema pgqueue;
+comment on schema pgqueue is 'pgqueue: jobs in the application''s own database. Call its functions; read schema pgqueue_bi.';
+
+create sequence pgqueue.job_ids;
+comment on sequence pgqueue.job_ids is 'A job''s id, drawn once, the same in every table that the job passes through.';
+
+-- Hazard: a position may only be drawn by the column default or by nextval inside the INSERT itself, never
+-- into a variable first, never cached, never set back. The proof of the lane floors rests on it.
+create sequence pgqueue.positions cache 1;
+comment on sequence pgqueue.positions is 'A job''s place in its lane, drawn anew each time it becomes ready.';
+
+create sequence pgqueue.worker_ids;
+comment on sequence pgqueue.worker_ids is 'A worker process''s id.';
+
+create function pgqueue.protocol(out newest integer, out oldest integer)
+language sql immutable parallel safe
+return (1, 1);
+comment on function pgqueue.protocol() is
+'The range of protocols that this schema serves. Every worker and producer asks it once, before it touches data.';
+
+-- sql/1_tables/10_ready_jobs.sql
+-- ready: may be claimed now.
+-- In: enqueue, promote, release, rescue, replay. Out: claim.
+-- A lane is (queue, priority, returned or not): 2 * priority + 1, or + 0 for a job that came back without fault
+-- of its own. A lane is served in the order of positions.
+
+create table pgqueue.ready_jobs (
+    id           bigint      not null,
+    position     bigint      not null default nextval('pgqueue.positions'),
+    run_at       timestamptz not null,
+    created_at   timestamptz not null,
+    lane         smallint    not null,
+    attempt      smallint    not null,
+    max_attempts smallint    not null,
+    crashes      smallint    not null,
+    queue        text        collate "C" not null,
+    task         text        collate "C" not null,
+    args         jsonb       not null,
+    unique_key   text        collate "C",
+    options      jsonb,
+    constraint ready_jobs_one_row_a_job primary key (id)
+);
+create unique index ready_jobs_lane on pgqueue.ready_jobs (queue, lane, position);
+
+comment on table  pgqueue.ready_jobs is 'Jobs that may be claimed now, in lanes. One row a job; a job is in one state table only.';
+comment on column pgqueue.ready_jobs.id is 'The job''s id, the same for its whole life.';
+comment on column pgqueue.ready_jobs.position is 'Place in the lane; drawn by the default only (see pgqueue.positions).';
+comment on column pgqueue.ready_jobs.run_at is 'When the job became due.';
+comment on column pgqueue.ready_jobs.created_at is 'When the job was enqueued.';
+comment on column pgqueue.ready_jobs.lane is '2 * priority (0 first … 9) + 1, or + 0 when returned by a release or a rescue.';
+comment on column pgqueue.ready_jobs.attempt is 'Attempts made so far; counted at claim.';
+comment on column pgqueue.ready_jobs.max_attempts is 'Attempts after which a failure makes a dead letter.';
+comment on column pgqueue.ready_jobs.crashes is 'How often a worker process died while this job was in its hands.';
+comment on column pgqueue.ready_jobs.queue is 'The named line that the job waits in.';
+comment on column pgqueue.ready_jobs.task is 'The registered function, by name.';
+comment on column pgqueue.ready_jobs.args is 'The job''s arguments, one JSON object.';
+comment on column pgqueue.ready_jobs.unique_key is 'Set when the job holds a row of unique_keys; freed when it ends.';
+comment on column pgqueue.ready_jobs.options is 'What few jobs need, null for the rest: tags, metadata, retry.';
+
+-- sql/1_tables/11_scheduled_jobs.sql
+-- scheduled: waits for its time.
+-- In: enqueue with a future run_at, a failed attempt's backoff, snooze. Out: promote, retry.
+
+create table pgqueue.scheduled_jobs (
+    id           bigint      not null,
+    run_at       timestamptz not null,
+    created_at   timestamptz not null,
+    lane         smallint    not null,
+    attempt      smallint    not null,
+    max_attempts smallint    not null,
+    crashes      smallint    not null,
+    queue        text        collate "C" not null,
+    task         text        collate "C" not null,
+    args         jsonb       not null,
+    unique_key   text        collate "C",
+    options      jsonb,
+    constraint scheduled_jobs_one_row_a_job primary key (id)
+);
+create index scheduled_jobs_due on pgqueue.scheduled_jobs (run_at);
+
+comment on table  pgqueue.scheduled_jobs is 'Jobs that wait for their time. Columns as in ready_jobs.';
+comment on column pgqueue.scheduled_jobs.run_at is 'When the job becomes ready. Always later than the moment of the insert (promotion relies on it).';
+
+-- sql/1_tables/12_running_jobs.sql
+-- running: in the hands of a worker.
+-- In: claim. Out: complete, fail, snooze, release, rescue; each proves its right by (id, lease).
+
+create table pgqueue.running_jobs (
+    id           bigint      not null,
+    worker_id    bigint      not null,
+    lease        bigint      not null,
+    run_at       timestamptz not null,
+    created_at   timestamptz not null,
+    claimed_at   timestamptz not null,
+    lane         smallint    not null,
+    attempt      smallint    not null,
+    max_attempts smallint    not null,
+    crashes      smallint    not null,
+    queue        text        collate "C" not null,
+    task         text        collate "C" not null,
+    args         jsonb       not null,
+    unique_key   text        collate "C",
+    options      jsonb,
+    constraint running_jobs_one_claim_a_job primary key (id)
+);
+
+comment on table  pgqueue.running_jobs is 'Jobs in the hands of a worker. Columns as in ready_jobs, and:';
+comment on column pgqueue.running_jobs.worker_id is 'The worker that claimed the job.';
+comment on column pgqueue.running_jobs.lease is 'The fence: 64 random bits drawn by the claim. An ending without it changes nothing.';
+comment on column pgqueue.running_jobs.claimed_at is 'When the claim was made.';
+
+-- sql/1_tables/13_finished_jobs.sql
+-- completed, cancelled: the history.
+-- In: complete, discard. Out: retention, whole days at a time.
+-- One partition a day, made 7 days ahead by retain(); an ending that finds none goes to the overflow
+-- partition (day = -infinity), so that a missing partition never stops one.
+
+create table pgqueue.finished_jobs (
+    id           bigint      not null,
+    worker_id    bigint,
+    run_at       timestamptz not null,
+    created_at   timestamptz not null,
+    claimed_at   timestamptz,
+    finished_at  timestamptz not null,
+    day          date        not null,
+    lane         smallint    not null,
+    attempt      smallint    not null,
+    max_attempts smallint    not null,
+    crashes      smallint    not null,
+    queue        text        collate "C" not null,
+    task         text        collate "C" not null,
+    state        text        collate "C" not null,
+    args         jsonb       not null,
+    unique_key   text        collate "C",
+    options      jsonb,
+    reason       text
+) partition by range (day);
+-- BRIN, not btree: ids grow with time, so a block range holds few of them, and the hot insert pays nothing.
+create index finished_jobs_by_id on pgqueue.finished_jobs using brin (id) with (pages_per_range = 32, autosummarize = on);
+create table pgqueue.finished_jobs_overflow partition of pgqueue.finished_jobs
+    for values from (minvalue) to ('2000-01-01');
+
+comment on table  pgqueue.finished_jobs is 'The history: completed and cancelled jobs, a partition a day. Columns as in running_jobs, and:';
+comment on table  pgqueue.finished_jobs_overflow is 'Endings of a day that had no partition; normally empty.';
+comment on column pgqueue.finished_jobs.finished_at is 'When the job ended.';
+comment on column pgqueue.finished_jobs.day is 'The partition: the UTC day of finished_at, or -infinity in the overflow.';
+comment on column pgqueue.finished_jobs.state is 'completed or cancelled.';
+comment on column pgqueue.finished_jobs.reason is 'Why it was cancelled (discarded, …); null when completed.';
+
+-- sql/1_tables/14_dead_letters.sql
+-- dead: will not be tried again by itself.
+-- In: fail with no attempt left or a permanent error, rescue after too many crashes. Out: replay, discard.
+
+create table pgqueue.dead_letters (
+    id           bigint      not null,
+    worker_id    bigint,
+    run_at       timestamptz not null,
+    created_at   timestamptz not null,
+    claimed_at   timestamptz,
+    died_at      timestamptz not null,
+    lane         smallint    not null,
+    attempt      smallint    not null,
+    max_attempts smallint    not null,
+    crashes      smallint    not null,
+    queue        text        collate "C" not null,
+    task         text        collate "C" not null,
+    args         jsonb       not null,
+    unique_key   text        collate "C",
+    options      jsonb,
+    reason       text        collate "C" not null,
+    error        text,
+    message      text,
+    errors       jsonb       not null,
+    constraint dead_letters_one_row_a_job primary key (id)
+);
+create index dead_letters_by_time on pgqueue.dead_letters (died_at);
+
+comment on table  pgqueue.dead_letters is 'Jobs that will not be tried again by themselves. Columns as in running_jobs, and:';
+comment on column pgqueue.dead_letters.died_at is 'When the last attempt ended.';
+comment on column pgqueue.dead_letters.unique_key is 'The key that the job held; a replay takes it again.';
+comment on column pgqueue.dead_letters.reason is 'exhausted, permanent, failed, invalid_args or crashed.';
+comment on column pgqueue.dead_letters.error is 'The class of the last error.';
+comment on column pgqueue.dead_letters.message is 'The text of the last error.';
+comment on column pgqueue.dead_letters.errors is 'Every failed attempt, oldest first: attempt, failed_at, error, message, traceback.';
+
+-- sql/1_tables/20_job_failures.sql
+-- One row per failed attempt, a partition a day like finished_jobs; a dead letter carries a copy of its own.
+
+create table pgqueue.job_failures (
+    job_id      bigint      not null,
+    worker_id   bigint      not null,
+    failed_at   timestamptz not null,
+    day         date        not null,
+    attempt     smallint    not null,
+    queue       text        collate "C" not null,
+    task        text        collate "C" not null,
+    error       text        not null,
+    message     text        not null,
+    traceback   text,
+    fingerprint text        collate "C"
+) partition by range (day);
+create index job_failures_by_job on pgqueue.job_failures (job_id);
+create table pgqueue.job_failures_overflow partition of pgqueue.job_failures
+    for values from (minvalue) to ('2000-01-01');
+
+comment on table  pgqueue.job_failures is 'One row per failed attempt, a partition a day.';
+comment on table  pgqueue.job_failures_overflow is 'Failures of a day that had no partition; normally empty.';
+comment on column pgqueue.job_failures.job_id is 'The job.';
+comment on column pgqueue.job_failures.worker_id is 'The worker that ran the attempt.';
+comment on column pgqueue.job_failures.failed_at is 'When the attempt ended.';
+comment on column pgqueue.job_failures.day is 'The partition: the UTC day of failed_at, or -infinity in the overflow.';
+comment on column pgqueue.job_failures.attempt is 'Which attempt, counted from 1.';
+comment on column pgqueue.job_failures.queue is 'The job''s queue.';
+comment on column pgqueue.job_failures.task is 'The job''s task.';
+comment on column pgqueue.job_failures.error is 'The class of the error.';
+comment on column pgqueue.job_failures.message is 'The text of the error, made safe and cut.';
+comment on column pgqueue.job_failures.traceback is 'The traceback without local variables, made safe and cut.';
+comment on column pgqueue.job_failures.fingerprint is 'The same for errors that come from the same place.';
+
+-- sql/1_tables/21_unique_keys.sql
+-- Who holds a key. kind 'unique': at most one unfinished job per (task, key), the row goes when the job ends.
+-- kind 'idempotency': the same enqueue repeated makes one job for 24 h, also after that job has ended.
+
+create table pgqueue.unique_keys (
+    kind       text        collate "C" not null,
+    task       text        collate "C" not null,
+    key        text        collate "C" not null,
+    job_id     bigint      not null,
+    expires_at timestamptz,
+    constraint unique_keys_one_job_a_key primary key (kind, task, key)
+);
+create index unique_keys_expiry on pgqueue.unique_keys (expires_at) where expires_at is not null;
+
+comment on table  pgqueue.unique_keys is 'Which job holds a key. The primary key is what makes uniqueness true at every isolation level.';
+comment on column pgqueue.unique_keys.kind is 'unique or idempotency.';
+comment on column pgqueue.unique_keys.task is 'The task that the key is scoped to.';
+comment on column pgqueue.unique_keys.key is 'The key, as the producer gave it.';
+comment on column pgqueue.unique_keys.job_id is 'The job that holds it.';
+comment on column pgqueue.unique_keys.expires_at is 'idempotency: when the key may be taken again; unique: null.';
+
+-- sql/1_tables/30_queues.sql
+-- A row a queue that somebody has said something about; a queue without a row has the defaults.
+
+create table pgqueue.queues (
+    name      text        collate "C" not null,
+    paused_at timestamptz,
+    constraint queues_one_row_a_name primary key (name)
+);
+
+comment on table  pgqueue.queues is 'What operators have set for a queue, effective at once. No row: the defaults.';
+comment on column pgqueue.queues.name is 'The queue.';
+comment on column pgqueue.queues.paused_at is 'Since when no job of it is claimed; null: not paused.';
+
+-- sql/1_tables/31_workers.sql
+-- Who works. A worker is one child process; its supervisor beats for it.
+-- Two tables, because claim reads and key-share-locks `workers`, which therefore never changes,
+-- while the heartbeat changes all the time and would grow a chain of dead versions under a held snapshot.
+
+create table pgqueue.workers (
+    id            bigint      not null default nextval('pgqueue.worker_ids'),
+    supervisor_id bigint      not null,
+    host          text        not null,
+    pid           integer     not null,
+    version       text        not null,
+    queues        text[]      collate "C" not null,
+    concurrency   integer     not null,
+    lease         interval    not null,
+    session_lock  boolean     not null,
+    started_at    timestamptz not null,
+    unknown_tasks text[]      collate "C" not null default '{}',
+    constraint workers_one_row_a_process primary key (id)
+);
+comment on table  pgqueue.workers is 'Worker processes that are registered. The row goes when the worker ends or is declared dead.';
+comment on column pgqueue.workers.id is 'The worker''s id.';
+comment on column pgqueue.workers.supervisor_id is 'The supervisor process above it: 63 random bits, also the key of its session advisory lock.';
+comment on column pgqueue.workers.host is 'Where it runs.';
+comment on column pgqueue.workers.pid is 'Its process id there.';
+comment on column pgqueue.workers.version is 'Its pgqueue.__version__.';
+comment on column pgqueue.workers.queues is 'The queues that it serves.';
+comment on column pgqueue.workers.concurrency is 'Its slots: how many jobs it runs at once.';
+comment on column pgqueue.workers.lease is 'How long its heartbeat may stand still before its jobs are given to others.';
+comment on column pgqueue.workers.session_lock is 'Whether its supervisor holds a session advisory lock (not behind a transaction pooler).';
+comment on column pgqueue.workers.started_at is 'When it registered.';
+comment on column pgqueue.workers.unknown_tasks is 'Tasks whose jobs it had to put back, because its app does not have them.';
+
+create table pgqueue.heartbeats (
+    worker_id bigint      not null,
+    beat_at   timestamptz not null,
+    constraint heartbeats_one_row_a_worker primary key (worker_id)
+) with (fillfactor = 50);  -- room for HOT updates in the page
+comment on table  pgqueue.heartbeats is 'When each worker was last known to be alive.';
+comment on column pgqueue.heartbeats.worker_id is 'The worker.';
+comment on column pgqueue.heartbeats.beat_at is 'The last beat, by the database''s clock.';
+
+-- sql/1_tables/32_sleepers.sql
+-- Idle workers that want a NOTIFY. Every enqueue reads it, so it must stay tiny: a worker registers at most
+-- 5 times a second and stays registered until it has been busy for 200 ms.
+-- Unlogged: after a crash of the server nobody sleeps, every worker reconnects and looks.
+
+create unlogged table pgqueue.sleepers (
+    queue     text        collate "C" not null,
+    worker_id bigint      not null,
+    slept_at  timestamptz not null,
+    constraint sleepers_one_row_a_worker primary key (queue, worker_id)
+) with (fillfactor = 50);
+
+comment on table  pgqueue.sleepers is 'Idle workers, by queue. Enqueue notifies channel pgqueue_<worker_id> of as many as it brings jobs.';
+comment on column pgqueue.sleepers.queue is 'A queue that the worker serves.';
+comment on column pgqueue.sleepers.worker_id is 'The worker.';
+comment on column pgqueue.sleepers.slept_at is 'When it fell asleep or was last seen asleep; older than 25 s does not count.';
+
+-- sql/1_tables/33_floors.sql
+-- Proven lower bounds, so that no claim and no promotion walks over dead index entries.
+-- How a bound is proven: upkeep/prove_floors.sql.
+
+create table pgqueue.lane_floors (
+    queue  text     collate "C" not null,
+    floors bigint[] not null,
+    constraint lane_floors_one_row_a_queue primary key (queue),
+    constraint lane_floors_cover_every_lane check (cardinality(floors) = 20)
+) with (fillfactor = 50);
+comment on table  pgqueue.lane_floors is 'Per queue, the position below which no job of a lane is or will ever be.';
+comment on column pgqueue.lane_floors.queue is 'The queue.';
+comment on column pgqueue.lane_floors.floors is 'The floor of each lane: element lane + 1.';
+
+create table pgqueue.floor_proofs (
+    subject           text        collate "C" not null,
+    next_position     bigint,
+    next_run_at       timestamptz,
+    proven_run_at     timestamptz,
+    lockers           text[]      collate "C" not null,
+    server_started_at timestamptz not null,
+    constraint floor_proofs_one_row_a_table primary key (subject)
+) with (fillfactor = 50);
+comment on table  pgqueue.floor_proofs is 'Proofs under way: a bound that holds once the lockers of then have ended.';
+comment on column pgqueue.floor_proofs.subject is 'ready_jobs or scheduled_jobs.';
+comment on column pgqueue.floor_proofs.next_position is 'ready_jobs: the next value of pgqueue.positions, read before the lockers were.';
+comment on column pgqueue.floor_proofs.next_run_at is 'scheduled_jobs: the clock before the lockers were read.';
+comment on column pgqueue.floor_proofs.proven_run_at is 'scheduled_jobs: no job is or will ever be due before this; promotion starts here.';
+comment on column pgqueue.floor_proofs.lockers is 'The virtual transactions that could still bring an older row.';
+comment on column pgqueue.floor_proofs.server_started_at is 'The server start that the lockers'' names belong to; another start voids them.';
+
+-- sql/1_tables/34_leadership.sql
+-- Who led the last round of upkeep, and when. Correctness never rests on it.
+
+create table pgqueue.leadership (
+    supervisor_id bigint      not null,
+    led_at        timestamptz not null,
+    resumed_at    timestamptz not null,
+    one           boolean     not null default true,
+    constraint leadership_one_row primary key (one),
+    constraint leadership_only_one check (one)
+) with (fillfactor = 50);
+insert into pgqueue.leadership (supervisor_id, led_at, resumed_at) values (0, '-infinity', '-infinity');
+
+comment on table  pgqueue.leadership is 'One row: who led the last round of upkeep.';
+comment on column pgqueue.leadership.supervisor_id is 'The supervisor that led it; 0: nobody yet.';
+comment on column pgqueue.leadership.led_at is 'When.';
+comment on column pgqueue.leadership.resumed_at is 'When rounds began again after a gap in which nobody could beat: leases count from then.';
+comment on column pgqueue.leadership.one is 'Always true: there is one row.';
+
+-- sql/2_functions/operator/discard.sql
+-- Moves dead letters to the history as cancelled, reason discarded. Called by operators.
+-- Locks: the letters' rows. Index: dead_letters_one_row_a_job.
+create function pgqueue.discard(ids bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    today constant date := pgqueue.history_day('finished_jobs');
+    discarded bigint[];
+begin
+    with gone as (
+        delete from pgqueue.dead_letters as d
+         where d.id = any (discard.ids)
+        returning d.id, d.worker_id, d.run_at, d.created_at, d.claimed_at, d.lane, d.attempt, d.max_attempts, d.crashes,
+                  d.queue, d.task, d.args, d.unique_key, d.options
+    ), history as (
+        insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane, attempt,
+                                           max_attempts, crashes, queue, task, state, args, unique_key, options, reason)
+        select g.id, g.worker_id, g.run_at, g.created_at, g.claimed_at, clock_timestamp(), today, g.lane, g.attempt,
+               g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, 'discarded'
+          from gone as g
+    )
+    select coalesce(array_agg(g.id), '{}') into discarded from gone as g;
+    return discarded;
+end $$;
+comment on function pgqueue.discard(bigint[]) is
+'Moves dead letters to the history as cancelled, reason discarded. Returns the ids that were.';
+
+-- sql/2_functions/operator/find_dead.sql
+-- Reads dead letters by filter, newest first. Called by operators: dead list, show, and before replay and discard.
+-- Locks: none. Index: dead_letters_one_row_a_job for ids, else dead_letters_by_time.
+create function pgqueue.find_dead(
+    of_ids bigint[] default null, of_queue text default null, of_task text default null, of_reason text default null,
+    of_error text default null, died_after timestamptz default null, died_before timestamptz default null,
+    max_rows integer default 100
+) returns table (id bigint, queue text, task text, priority smallint, reason text, error text, message text, attempt smallint,
+                 max_attempts smallint, crashes smallint, created_at timestamptz, died_at timestamptz, args jsonb,
+                 unique_key text, options jsonb, errors jsonb)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select d.id, d.queue, d.task, (d.lane / 2)::smallint, d.reason, d.error, d.message, d.attempt, d.max_attempts, d.crashes,
+           d.created_at, d.died_at, d.args, d.unique_key, d.options, d.errors
+      from pgqueue.dead_letters as d
+     where (find_dead.of_ids is null or d.id = any (find_dead.of_ids))
+       and (find_dead.of_queue is null or d.queue = find_dead.of_queue)
+       and (find_dead.of_task is null or d.task = find_dead.of_task)
+       and (find_dead.of_reason is null or d.reason = find_dead.of_reason)
+       and (find_dead.of_error is null or strpos(lower(d.error || ': ' || coalesce(d.message, '')), lower(find_dead.of_error)) > 0)
+       and (find_dead.died_after is null or d.died_at >= find_dead.died_after)
+       and (find_dead.died_before is null or d.died_at < find_dead.died_before)
+     order by d.died_at desc, d.id desc
+     limit find_dead.max_rows;
+end $$;
+comment on function pgqueue.find_dead(bigint[], text, text, text, text, timestamptz, timestamptz, integer) is
+'Dead letters that match every filter given, newest first. `of_error`: part of the error''s class or text, any case.';
+
+-- sql/2_functions/operator/pause.sql
+-- Stops and starts the claiming of a queue, at once, on every worker; running jobs go on. Called by operators.
+-- Locks: the queue's row. Index: queues_one_row_a_name.
+create function pgqueue.pause(queue text)
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into pgqueue.queues as q (name, paused_at) values (pause.queue, now())
+    on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at);
+end $$;
+comment on function pgqueue.pause(text) is 'No job of the queue is claimed until resume. Running jobs go on.';
+
+create function pgqueue.resume(queue text)
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pgqueue.queues as q set paused_at = null where q.name = resume.queue;
+    perform pgqueue.notify_sleepers(resume.queue, 1000);
+end $$;
+comment on function pgqueue.resume(text) is 'Jobs of the queue are claimed again.';
+
+-- sql/2_functions/operator/replay.sql
+-- Runs dead letters again, with attempts from 0. Called by operators.
+-- A letter whose unique_key is held by another job stays where it is.
+-- Locks: the letters' rows, their keys. Index: dead_letters_one_row_a_job.
+create function pgqueue.replay(ids bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    letter record;
+    replayed bigint[] := '{}';
+begin
+    for letter in
+        select d.id, d.task, d.unique_key, d.queue from pgqueue.dead_letters as d
+         where d.id = any (replay.ids) order by d.task, d.unique_key, d.id for update skip locked
+    loop
+        continue when pgqueue.take_keys(letter.task, letter.unique_key, null, letter.id) <> letter.id;
+        with gone as (
+            delete from pgqueue.dead_letters as d where d.id = letter.id
+            returning d.id, d.created_at, d.lane, d.max_attempts, d.queue, d.task, d.args, d.unique_key, d.options
+        )
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select g.id, now(), g.created_at, g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+          from gone as g;
+        replayed := replayed || letter.id;
+        perform pgqueue.notify_sleepers(letter.queue, 1);
+    end loop;
+    return replayed;
+end $$;
+comment on function pgqueue.replay(bigint[]) is
+'Makes dead letters ready again, attempts from 0. Returns the ids that were replayed; the others are no dead letters, or their unique_key is held.';
+
+-- sql/2_functions/producer/enqueue.sql
+-- Inserts one job, in the caller's transaction: the job exists if and only if that transaction commits.
+-- Called by producers, through any driver or plain SQL. NULL means the default, for every argument but task.
+-- Locks: RowExclusive on ready_jobs or scheduled_jobs (and unique_keys for a key). Index: the primary keys.
+create function pgqueue.enqueue(
+    task            text,
+    args            jsonb            default '{}',
+    queue           text             default 'default',
+    priority        integer          default 5,
+    run_at          timestamptz      default null,
+    delay           double precision default null,
+    max_attempts    integer          default 5,
+    unique_key      text             default null,
+    idempotency_key text             default null,
+    options         jsonb            default null,
+    out id          bigint,
+    out created     boolean
+) language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    own_id constant bigint := nextval('pgqueue.job_ids');
+    line constant text := coalesce(queue, 'default');
+    lane constant smallint := 2 * coalesce(priority, 5) + 1;
+    due timestamptz := run_at;
+begin
+    if not (coalesce(length(task) between 1 and 200 and jsonb_typeof(args) = 'object', false)
+            and length(line) between 1 and 100 and line !~ '[[:cntrl:]*"'']' and task !~ '[[:cntrl:]]'
+            and lane between 1 and 19 and coalesce(max_attempts between 1 and 32767, true)
+            and delay is null and run_at is null and unique_key is null and idempotency_key is null and options is null)
+    then
+        perform pgqueue.reject_job(task, args, queue, priority, run_at, delay, max_attempts,
+                                   unique_key, idempotency_key, options);
+        if unique_key is not null or idempotency_key is not null then
+            enqueue.id := pgqueue.take_keys(task, unique_key, idempotency_key, own_id);
+            enqueue.created := enqueue.id = own_id;
+            if not enqueue.created then
+                return;
+            end if;
+        end if;
+        if delay is not null then
+            due := clock_timestamp() + make_interval(secs => delay);
+        end if;
+        if due is not null then
+            -- The clock is read by the statement that holds the lock: no job is ever scheduled for the past.
+            insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue,
+                                                task, args, unique_key, options)
+            select own_id, due, now(), lane, 0, coalesce(enqueue.max_attempts, 5), 0, line, enqueue.task, enqueue.args,
+                   enqueue.unique_key, enqueue.options
+             where due > clock_timestamp();
+            if found then
+                enqueue.id := own_id;
+                enqueue.created := true;
+                return;
+            end if;
+        end if;
+    end if;
+    insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                    unique_key, options)
+    values (own_id, coalesce(due, now()), now(), lane, 0, coalesce(enqueue.max_attempts, 5), 0, line, enqueue.task,
+            enqueue.args, enqueue.unique_key, enqueue.options);
+    perform pgqueue.notify_sleepers(line, 1);
+    enqueue.id := own_id;
+    enqueue.created := true;
+end $$;
+comment on function pgqueue.enqueue(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb) is
+'Enqueues one job in the caller''s transaction. Returns its id; created is false when unique_key or idempotency_key led to a job that exists already. select id from pgqueue.enqueue(''send_welcome'', ''{"user_id": 7}'', queue => ''email'')';
+
+-- sql/2_functions/producer/enqueue_many.sql
+-- Inserts many jobs with one statement, in the caller's transaction; all or none.
+-- Called by producers. `jobs` is a JSON array of objects keyed like the arguments of enqueue.
+-- Locks: as enqueue; keys are taken in sorted order, so that two bulks cannot deadlock. Index: the primary keys.
+create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    total bigint;
+    bad boolean;
+    keyed boolean;
+    lines text[];
+    own_ids bigint[];
+    item record;
+begin
+    if jobs is null or jsonb_typeof(jobs) <> 'array' then
+        raise exception using errcode = 'PQ001', message = 'jobs: expected a JSON array',
+            hint = 'An array of objects keyed like the arguments of pgqueue.enqueue.';
+    end if;
+    select count(*),
+           not coalesce(bool_and(coalesce(length(j.task) between 1 and 200 and j.task !~ '[[:cntrl:]]'
+               and (j.args is null or jsonb_typeof(j.args) = 'object'), false)
+               and coalesce(length(j.queue) between 1 and 100 and j.queue !~ '[[:cntrl:]*"'']', true)
+               and coalesce(j.priority between 0 and 9, true)
+               and coalesce(j.max_attempts between 1 and 32767, true)
+               and j.delay is null and j.run_at is null and j.unique_key is null and j.idempotency_key is null
+               and j.options is null), true),
+           coalesce(bool_or(j.unique_key is not null or j.idempotency_key is not null), false)
+      into total, bad, keyed
+      from jsonb_to_recordset(jobs) as j (task text, args jsonb, queue text, priority integer, run_at timestamptz,
+               delay double precision, max_attempts integer, unique_key text, idempotency_key text, options jsonb);
+    if total = 0 then
+        ids := '{}';
+        created := '{}';
+        return;
+    end if;
+    if bad then
+        perform pgqueue.reject_job(j.task, coalesce(j.args, '{}'), j.queue, j.priority, j.run_at, j.delay, j.max_attempts,
+                                   j.unique_key, j.idempotency_key, j.options, j.n - 1)
+           from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
+                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+                   idempotency_key text, options jsonb)) with ordinality
+                as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, n)
+          order by j.n;
+    end if;
+    own_ids := array(select nextval('pgqueue.job_ids') from generate_series(1, total));
+    ids := own_ids;
+    if keyed then
+        for item in
+            select j.task, j.unique_key, j.idempotency_key, j.n
+              from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text))
+                   with ordinality as j (task, unique_key, idempotency_key, n)
+             where j.unique_key is not null or j.idempotency_key is not null
+             order by j.task, j.idempotency_key, j.unique_key, j.n
+        loop
+            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, item.idempotency_key, own_ids[item.n]);
+        end loop;
+    end if;
+    with given as materialized (
+        select own.id, coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)) as due,
+               (2 * coalesce(j.priority, 5) + 1)::smallint as lane, coalesce(j.max_attempts, 5)::smallint as max_attempts,
+               coalesce(j.queue, 'default') as queue, j.task, coalesce(j.args, '{}') as args, j.unique_key, j.options,
+               -- the clock is read by the statement that holds the lock (see enqueue)
+               clock_timestamp() as seen_at
+          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
+                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+                   idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids)) with ordinality
+               as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
+                     own_id, id, n)
+               cross join lateral (select j.own_id as id) as own
+         where j.id = j.own_id
+         order by j.n
+    ), scheduled as (
+        insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                            args, unique_key, options)
+        select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+          from given as g where g.due > g.seen_at
+    ), ready as (
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select g.id, coalesce(g.due, now()), now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args,
+               g.unique_key, g.options
+          from given as g where g.due is null or g.due <= g.seen_at
+    )
+    select array_agg(g.queue) filter (where g.due is null or g.due <= g.seen_at) into lines from given as g;
+    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
+       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if keyed then
+        created := array(select i.id = i.own_id from unnest(enqueue_many.ids, own_ids) with ordinality as i (id, own_id, n)
+                          order by i.n);
+    else
+        created := array_fill(true, array[total::integer]);
+    end if;
+end $$;
+comment on function pgqueue.enqueue_many(jsonb) is
+'Enqueues many jobs in the caller''s transaction; all or none. Returns, in the order given, each job''s id and whether it was created. A job that is refused is named by its place, counted from 0.';
+
+-- sql/2_functions/shared/earlier_failures.sql
+-- The failures that a job has had, oldest first, as a JSON array; a dead letter keeps this copy.
+-- Called by fail, rescue. Locks: none. Index: job_failures_by_job.
+create function pgqueue.earlier_failures(job_id bigint)
+returns jsonb language plpgsql stable
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+begin
+    return (select coalesce(jsonb_agg(jsonb_build_object('attempt', f.attempt, 'failed_at', f.failed_at, 'error', f.error,
+                                'message', f.message, 'traceback', f.traceback) order by f.failed_at), '[]')
+              from pgqueue.job_failures as f where f.job_id = earlier_failures.job_id);
+end $$;
+comment on function pgqueue.earlier_failures(bigint) is 'Private. Every failed attempt of a job that is on record, oldest first.';
+
+-- sql/2_functions/shared/history_day.sql
+-- The partition that an ending of now belongs to: today (UTC) if that partition exists, else the overflow.
+-- Called by the endings. Locks: none. Index: the catalog's.
+create function pgqueue.history_day(parent text)
+returns date language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    today constant date := (clock_timestamp() at time zone 'UTC')::date;
+begin
+    if to_regclass('pgqueue.' || parent || to_char(today, '_YYYYMMDD')) is null then
+        return '-infinity';
+    end if;
+    return today;
+end $$;
+comment on function pgqueue.history_day(text) is
+'Private. The value of `day` for an ending of now: today, or -infinity (the overflow partition) when today has no partition.';
+
+-- sql/2_functions/shared/notify_sleepers.sql
+-- Wakes as many idle workers of a queue as it brings jobs, each on its own channel; nobody asleep: no NOTIFY.
+-- Called by enqueue, promote, release, rescue, replay, and by a claim that came back full; after their insert, in a
+-- statement of its own (VOLATILE: a fresh snapshot), which is half of what closes the race with falling asleep.
+-- Locks: none, unless it notifies (then the database-wide NOTIFY lock at commit). Index: sleepers_one_row_a_worker.
+create function pgqueue.notify_sleepers(queue text, jobs integer)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        -- an old snapshot cannot see who fell asleep since: everybody looks
+        perform pg_notify('pgqueue', '') where current_setting('pgqueue.notify', true) is distinct from 'off';
+        return;
+    end if;
+    perform pg_notify('pgqueue_' || s.worker_id, '')
+       from (select sleepers.worker_id
+               from pgqueue.sleepers
+              where sleepers.queue = notify_sleepers.queue
+                and sleepers.slept_at > clock_timestamp() - interval '25 seconds'
+              order by sleepers.slept_at desc
+              limit notify_sleepers.jobs) as s
+      where current_setting('pgqueue.notify', true) is distinct from 'off';
+end $$;
+comment on function pgqueue.notify_sleepers(text, integer) is
+'Private. Notifies up to `jobs` idle workers of `queue`. `set pgqueue.notify = off` silences it (for applications that PREPARE TRANSACTION).';
+
+-- sql/2_functions/shared/reject_job.sql
+-- Says what is wrong with a job, and refuses it with SQLSTATE PQ001 (PQ003 for args) and a hint.
+-- Called by enqueue and enqueue_many only after their cheap test has failed. Locks: none.
+create function pgqueue.reject_job(
+    task text, args jsonb, queue text, priority integer, run_at timestamptz, delay double precision,
+    max_attempts integer, unique_key text, idempotency_key text, options jsonb, item bigint default null
+) returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place constant text := coalesce('item ' || item || ': ', '');
+    problem text;
+    remedy text;
+begin
+    if args is null or jsonb_typeof(args) <> 'object' then
+        raise exception using errcode = 'PQ003',
+            message = place || 'args: expected a JSON object, got ' || coalesce('a JSON ' || jsonb_typeof(args), 'null'),
+            hint = 'Name each argument: {"user_id": 7}.';
+    end if;
+    case
+        when task is null or length(task) not between 1 and 200 or task ~ '[[:cntrl:]]' then
+            problem := format('task: %L is not a name', left(task, 40));
+            remedy := 'A task''s name has 1 to 200 characters, none of them a control character.';
+        when length(queue) not between 1 and 100 or queue ~ '[[:cntrl:]*"'']' then
+            problem := format('queue: %L is not a name', left(queue, 40));
+            remedy := 'A queue''s name has 1 to 100 characters: no control characters, quotes or asterisks.';
+        when priority not between 0 and 9 then
+            problem := format('priority: %s is out of range', priority);
+            remedy := 'Priorities go from 0 (first) to 9.';
+        when run_at is not null and delay is not null then
+            problem := 'run_at and delay: both given';
+            remedy := 'Give one of them.';
+        when not isfinite(run_at) or run_at > clock_timestamp() + interval '100 years' then
+            problem := format('run_at: %s is out of range', run_at);
+            remedy := 'At most 100 years ahead.';
+        when not (delay >= 0 and delay <= 315360000) then
+            problem := format('delay: %s is out of range', delay);
+            remedy := 'Seconds, from 0 to ten years.';
+        when max_attempts not between 1 and 32767 then
+            problem := format('max_attempts: %s is out of range', max_attempts);
+            remedy := 'From 1 to 32767.';
+        when length(unique_key) not between 1 and 255 then
+            problem := format('unique_key: %s characters', length(unique_key));
+            remedy := 'From 1 to 255 characters.';
+        when length(idempotency_key) not between 1 and 255 then
+            problem := format('idempotency_key: %s characters', length(idempotency_key));
+            remedy := 'From 1 to 255 characters.';
+        when jsonb_typeof(options) <> 'object' then
+            problem := 'options: expected a JSON object, got a JSON ' || jsonb_typeof(options);
+            remedy := 'Keys: tags, metadata, retry.';
+        else
+            return;
+    end case;
+    raise exception using errcode = 'PQ001', message = place || problem, hint = remedy;
+end $$;
+comment on function pgqueue.reject_job(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb, bigint) is
+'Private. Raises PQ001 or PQ003 naming the first bad argument, with a hint; returns when there is none.';
+
+-- sql/2_functions/shared/take_keys.sql
+-- Takes the keys of a new job, or finds the job that holds one.
+-- Called by enqueue, enqueue_many, replay. Waits for an uncommitted holder of the same key.
+-- Locks: RowExclusive on unique_keys, the key's row. Index: unique_keys_one_job_a_key.
+-- Above READ COMMITTED a conflict with a row younger than the snapshot raises 40001; uniqueness still holds.
+create function pgqueue.take_keys(task text, unique_key text, idempotency_key text, job_id bigint)
+returns bigint language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    holder bigint;
+begin
+    if take_keys.idempotency_key is not null then
+        loop
+            insert into pgqueue.unique_keys as k (kind, task, key, job_id, expires_at)
+            values ('idempotency', take_keys.task, take_keys.idempotency_key, take_keys.job_id,
+                    clock_timestamp() + interval '24 hours')
+            on conflict (kind, task, key) do update
+                set job_id = excluded.job_id, expires_at = excluded.expires_at
+                where k.expires_at <= clock_timestamp();
+            exit when found;
+            select k.job_id into holder from pgqueue.unique_keys as k
+             where k.kind = 'idempotency' and k.task = take_keys.task and k.key = take_keys.idempotency_key;
+            if found then
+                return holder;
+            end if;  -- else it expired between the two statements: once more
+        end loop;
+    end if;
+    if take_keys.unique_key is not null then
+        loop
+            insert into pgqueue.unique_keys (kind, task, key, job_id)
+            values ('unique', take_keys.task, take_keys.unique_key, take_keys.job_id)
+            on conflict (kind, task, key) do nothing;
+            exit when found;
+            select k.job_id into holder from pgqueue.unique_keys as k
+             where k.kind = 'unique' and k.task = take_keys.task and k.key = take_keys.unique_key;
+            if found then
+                update pgqueue.unique_keys as k set job_id = holder
+                 where k.kind = 'idempotency' and k.task = take_keys.task and k.key = take_keys.idempotency_key;
+                return holder;
+            end if;  -- else its job ended between the two statements: once more
+        end loop;
+    end if;
+    return take_keys.job_id;
+end $$;
+comment on function pgqueue.take_keys(text, text, text, bigint) is
+'Private. Returns job_id when the keys are now its own, else the job that holds one of them.';
+
+-- sql/2_functions/upkeep/promote.sql
+-- Makes due jobs ready, at most max_jobs. Called by upkeep.
+-- Starts at the proven low-water mark of run_at, so that it never walks over the dead entries before it.
+-- Locks: the promoted rows (skip locked). Index: scheduled_jobs_due.
+create function pgqueue.promote(max_jobs integer)
+returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    mark constant timestamptz := coalesce(
+        (select f.proven_run_at from pgqueue.floor_proofs as f where f.subject = 'scheduled_jobs'), '-infinity');
+    lines text[];
+begin
+    with picked as (
+        delete from pgqueue.scheduled_jobs as j
+         where j.ctid = any (array(
+             select s.ctid from pgqueue.scheduled_jobs as s
+              where s.run_at >= mark and s.run_at <= clock_timestamp()
+              order by s.run_at
+              limit promote.max_jobs
+                for update skip locked))
+        returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                  j.unique_key, j.options
+    ), ready as (
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select p.id, p.run_at, p.created_at, p.lane, p.attempt, p.max_attempts, p.crashes, p.queue, p.task, p.args,
+               p.unique_key, p.options
+          from picked as p order by p.run_at, p.id
+    )
+    select array_agg(p.queue) into lines from picked as p;
+    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
+       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    return coalesce(cardinality(lines), 0);
+end $$;
+comment on function pgqueue.promote(integer) is 'Makes up to max_jobs due jobs ready. Returns how many.';
+
+-- sql/2_functions/upkeep/prove_floors.sql
+-- Proves the floors of the lanes and the low-water mark of run_at. Called by the leader, at most every 2 s.
+-- It is the rule by which CREATE INDEX CONCURRENTLY waits for lockers: (1) read the bound, (2) in a later statement
+-- read who holds a lock for writing, (3) once none of those is left, in a new snapshot, read the lowest visible row;
+-- the floor is the least of both and never moves back. A transaction that only reads, or writes elsewhere, does not
+-- hold it back; one that has enqueued does, until it ends.
+-- Hazards (each lost jobs when tried): the lowest visible row alone; lockers read before the bound; the lowest row
+-- read too early; a snapshot that outlives a statement (so: READ COMMITTED only). A record made before a server start
+-- is void, for a prepared transaction changes its name then.
+-- Locks: row exclusive on its own tables. Index: ready_jobs_lane, scheduled_jobs_due.
+create function pgqueue.prove_floors()
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    record pgqueue.floor_proofs;
+    moved bigint[];
+    line text;
+    old bigint[];
+    mark timestamptz;
+    bound_position bigint;
+    bound_run_at timestamptz;
+    lockers text[];
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using errcode = 'PQ001', message = 'prove_floors needs READ COMMITTED',
+            hint = 'Each of its statements must have a snapshot of its own.';
+    end if;
+    perform set_config('synchronous_commit', 'off', true);
+    if not pg_try_advisory_xact_lock(hashtextextended('pgqueue.prove_floors', 0)) then
+        return;
+    end if;
+
+    select * into record from pgqueue.floor_proofs as f
+     where f.subject = 'ready_jobs' and f.server_started_at = pg_postmaster_start_time();
+    if not found or cardinality(pgqueue.writers('ready_jobs', record.lockers)) = 0 then
+        if record.subject is not null then
+            for line in
+                select l.queue from pgqueue.lane_floors as l
+                 union select unnest(w.queues) from pgqueue.workers as w
+            loop
+                select f.floors into old from pgqueue.lane_floors as f where f.queue = line;
+                old := coalesce(old, array_fill(0::bigint, array[20]));
+                moved := array(
+                    select greatest(o.floor, least(
+                               coalesce((select r.position from pgqueue.ready_jobs as r
+                                          where r.queue = line and r.lane = o.number - 1 and r.position >= o.floor
+                                          order by r.position limit 1), record.next_position),
+                               record.next_position))
+                      from unnest(old) with ordinality as o (floor, number) order by o.number);
+                if moved is distinct from old then
+                    insert into pgqueue.lane_floors as f (queue, floors) values (line, moved)
+                    on conflict (queue) do update set floors = excluded.floors;
+                end if;
+            end loop;
+        end if;
+        -- the next position to be drawn; a sequence that was never used has drawn none
+        select s.last_value + s.is_called::integer into bound_position from pgqueue.positions as s;
+        if bound_position is distinct from record.next_position then
+            lockers := pgqueue.writers('ready_jobs');
+            insert into pgqueue.floor_proofs as f (subject, next_position, lockers, server_started_at)
+            values ('ready_jobs', bound_position, lockers, pg_postmaster_start_time())
+            on conflict (subject) do update
+                set next_position = excluded.next_position, lockers = excluded.lockers,
+                    server_started_at = excluded.server_started_at;
+        end if;
+    end if;
+
+    record := null;
+    select * into record from pgqueue.floor_proofs as f where f.subject = 'scheduled_jobs';
+    if record.server_started_at is distinct from pg_postmaster_start_time()
+       or cardinality(pgqueue.writers('scheduled_jobs', record.lockers)) = 0
+    then
+        mark := coalesce(record.proven_run_at, '-infinity');
+        if record.server_started_at = pg_postmaster_start_time() then
+            mark := greatest(mark, least(record.next_run_at, coalesce(
+                (select s.run_at from pgqueue.scheduled_jobs as s where s.run_at >= mark order by s.run_at limit 1),
+                record.next_run_at)));
+        end if;
+        bound_run_at := clock_timestamp();
+        lockers := pgqueue.writers('scheduled_jobs');
+        insert into pgqueue.floor_proofs as f (subject, next_run_at, proven_run_at, lockers, server_started_at)
+        values ('scheduled_jobs', bound_run_at, mark, lockers, pg_postmaster_start_time())
+        on conflict (subject) do update
+            set next_run_at = excluded.next_run_at, proven_run_at = excluded.proven_run_at, lockers = excluded.lockers,
+                server_started_at = excluded.server_started_at;
+    end if;
+end $$;
+comment on function pgqueue.prove_floors() is
+'Moves the lane floors and the low-water mark of run_at up to what is proven, and begins the next proof.';
+
+-- sql/2_functions/upkeep/rescue.sql
+-- Takes a dead worker's jobs back, and its row away. Called by the worker's supervisor when a child has died
+-- (`started`: what it had begun to run) and by upkeep for a worker whose heartbeat stands still (null: not known).
+-- Locks: the worker's row for update (claims of that worker wait or fail), its rows of running_jobs.
+-- Scans running_jobs by worker_id without an index: a death is rare, an index would cost every claim.
+--
+-- A job that had not started goes back untouched. One that had started has crashed: the attempt stays counted, but a
+-- crash never uses up the last attempt by itself, for it may be another job's fault; after 3 crashes it is dead.
+create function pgqueue.rescue(worker_id bigint, started bigint[] default null)
+returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    finished_on constant date := pgqueue.history_day('job_failures');
+    rescued integer;
+    lines text[];
+begin
+    perform from pgqueue.workers as w where w.id = rescue.worker_id for update;
+    if not found then
+        return 0;
+    end if;
+    delete from pgqueue.workers as w where w.id = rescue.worker_id;
+    delete from pgqueue.heartbeats as h where h.worker_id = rescue.worker_id;
+    delete from pgqueue.sleepers as s where s.worker_id = rescue.worker_id;
+    with ended as (
+        delete from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id
+        returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
+                  r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
+                  rescue.started is null or r.id = any (rescue.started) as crashed
+    ), judged as (
+        select e.*, e.crashed and e.crashes + 1 >= 3 as is_dead,
+               'the worker process died or lost its lease while it ran this job'::text as message
+          from ended as e
+    ), noted as (
+        insert into pgqueue.job_failures (job_id, worker_id, failed_at, day, attempt, queue, task, error, message,
+                                          fingerprint)
+        select j.id, j.worker_id, j.failed_at, finished_on, j.attempt, j.queue, j.task, 'pgqueue.Crashed', j.message,
+               'crashed'
+          from judged as j where j.crashed
+    ), back as (
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select j.id, j.run_at, j.created_at, j.lane & ~1,
+               case when j.crashed then least(j.attempt, j.max_attempts - 1) else j.attempt - 1 end, j.max_attempts,
+               j.crashes + j.crashed::integer, j.queue, j.task, j.args, j.unique_key, j.options
+          from judged as j where not j.is_dead order by j.id
+    ), died as (
+        insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
+                                          max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
+                                          message, errors)
+        select j.id, j.worker_id, j.run_at, j.created_at, j.claimed_at, j.failed_at, j.lane | 1, j.attempt,
+               j.max_attempts, j.crashes + 1, j.queue, j.task, j.args, j.unique_key, j.options, 'crashed',
+               'pgqueue.Crashed', j.message,
+               pgqueue.earlier_failures(j.id) || jsonb_build_object(
+                   'attempt', j.attempt, 'failed_at', j.failed_at, 'error', 'pgqueue.Crashed', 'message', j.message,
+                   'traceback', null)
+          from judged as j where j.is_dead
+    ), freed as (
+        delete from pgqueue.unique_keys as k
+         using judged as j
+         where j.is_dead and j.unique_key is not null
+           and k.kind = 'unique' and k.task = j.task and k.key = j.unique_key and k.job_id = j.id
+    )
+    select count(*), array_agg(j.queue) filter (where not j.is_dead) into rescued, lines from judged as j;
+    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
+       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    return rescued;
+end $$;
+comment on function pgqueue.rescue(bigint, bigint[]) is
+'Takes the jobs of a worker that has ended or died back, and its row away. `started`: ids of the jobs it had begun; {}: none; null: unknown, all. Returns how many jobs.';
+
+-- sql/2_functions/upkeep/retain.sql
+-- Makes the day partitions ahead, and forgets idempotency keys that have expired, at most 1,000 a call.
+-- Called by the leader, once an hour. The only place with dynamic SQL: a partition's name is its day.
+-- Locks: SHARE UPDATE EXCLUSIVE on the parents, by ATTACH (create … partition of would wait behind BI readers, and
+-- completions behind it). Index: unique_keys_expiry.
+create function pgqueue.retain()
+returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+as $$
+declare
+    parent text;
+    day date;
+    name text;
+    made integer := 0;
+begin
+    perform pg_advisory_xact_lock(hashtextextended('pgqueue.retain', 0));
+    foreach parent in array array['finished_jobs', 'job_failures'] loop
+        for ahead in 0..7 loop
+            day := (now() at time zone 'UTC')::date + ahead;
+            name := parent || to_char(day, '_YYYYMMDD');
+            continue when to_regclass('pgqueue.' || name) is not null;
+            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including indexes including comments, '
+                           'constraint %I check (day >= %L and day < %L))',
+                           name, parent, name || '_day', day, day + 1);
+            execute format('alter table pgqueue.%I attach partition pgqueue.%I for values from (%L) to (%L)',
+                           parent, name, day, day + 1);
+            execute format('alter table pgqueue.%I drop constraint %I', name, name || '_day');
+            made := made + 1;
+        end loop;
+    end loop;
+    delete from pgqueue.unique_keys as k
+     where k.ctid = any (array(select e.ctid from pgqueue.unique_keys as e where e.expires_at < now()
+                                order by e.expires_at limit 1000 for update skip locked));
+    return made;
+end $$;
+comment on function pgqueue.retain() is 'Makes the partitions of today and the next 7 days, forgets expired idempotency keys. Returns how many partitions it made.';
+
+-- sql/2_functions/upkeep/upkeep.sql
+-- One call a round: heartbeat, safety look, and for the leader rescue and promotion.
+-- Called by every supervisor every few seconds. Leadership is a transaction lock inside this call and a row that says
+-- when the last round was: nobody who is stopped, cut off or killed keeps it, and it works through any pooler.
+-- Correctness never rests on it: rescue locks the worker's row, promote skips locked rows.
+-- Locks: one advisory transaction lock, and those of rescue and promote. A duty that fails is reported in `problems`
+-- and stops no other.
+create function pgqueue.upkeep(
+    supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision
+) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, floors_due boolean,
+                 retain_due boolean, next_seconds double precision, problems text[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    started_at constant timestamptz := clock_timestamp();
+    last pgqueue.leadership;
+    worker record;
+    next_due timestamptz;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    missing := pgqueue.heartbeat(upkeep.worker_ids);
+    problems := '{}';
+    rescued := 0;
+    promoted := 0;
+    floors_due := false;
+    retain_due := false;
+    select * into last from pgqueue.leadership;
+    led := (last.supervisor_id = upkeep.supervisor_id
+            or last.led_at < started_at - make_interval(secs => overdue_seconds))
+           and pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
+    if led then
+        -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
+        -- leases count from now.
+        if last.led_at < started_at - make_interval(secs => 2.5 * overdue_seconds) then
+            last.resumed_at := started_at;
+        end if;
+        update pgqueue.leadership as l
+           set supervisor_id = upkeep.supervisor_id, led_at = started_at, resumed_at = last.resumed_at;
+        for worker in
+            select w.id, w.supervisor_id, w.session_lock,
+                   greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < started_at - w.lease as is_late
+              from pgqueue.workers as w join pgqueue.heartbeats as h on h.worker_id = w.id
+             where greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time())
+                   < started_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
+        loop
+            begin
+                -- A lock that is free says that the supervisor's session is gone; one that is held says nothing.
+                if worker.is_late or worker.session_lock and pg_try_advisory_xact_lock(worker.supervisor_id) then
+                    rescued := rescued + pgqueue.rescue(worker.id);
+                end if;
+            exception when others then
+                problems := problems || format('rescue of worker %s: %s', worker.id, sqlerrm);
+            end;
+        end loop;
+        begin
+            promoted := pgqueue.promote(1000);
+        exception when others then
+            problems := problems || format('promote: %s', sqlerrm);
+        end;
+        delete from pgqueue.sleepers as s where s.slept_at < clock_timestamp() - interval '25 seconds';
+        select s.run_at into next_due from pgqueue.scheduled_jobs as s
+         where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
+                                      where f.subject = 'scheduled_jobs'), '-infinity')
+         order by s.run_at limit 1;
+        -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
+        floors_due := not exists (
+            select from pgqueue.floor_proofs as f, pgqueue.positions as p
+             where f.subject = 'ready_jobs' and f.next_position = p.last_value + p.is_called::integer
+               and f.server_started_at = pg_postmaster_start_time()
+               and not exists (select from pgqueue.lane_floors as l where f.next_position > any (l.floors))
+               and not exists (select from unnest(upkeep.queues) as q (queue)
+                                where not exists (select from pgqueue.lane_floors as l where l.queue = q.queue)));
+        retain_due := to_regclass('pgqueue.finished_jobs' || to_char((now() at time zone 'UTC')::date + 7, '_YYYYMMDD')) is null
+            or exists (select from pgqueue.unique_keys as k where k.expires_at < now());
+    end if;
+    -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
+    look := exists (
+        select from unnest(upkeep.queues) as q (queue)
+         where not exists (select from pgqueue.queues as p where p.name = q.queue and p.paused_at is not null)
+           and exists (
+               select from unnest(coalesce((select f.floors from pgqueue.lane_floors as f where f.queue = q.queue),
+                                           array_fill(0::bigint, array[20]))) with ordinality as c (floor, number)
+                cross join lateral (
+                    select r.run_at from pgqueue.ready_jobs as r
+                     where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
+                     order by r.position limit 1) as first
+                where first.run_at < started_at - interval '1 second'));
+    next_seconds := case when led
+        then greatest(0, least(round_seconds, extract(epoch from next_due - clock_timestamp())::double precision))
+        else overdue_seconds end;
+    return next;
+end $$;
+comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision) is
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems.';
+
+-- sql/2_functions/worker/claim.sql
+-- Takes up to max_jobs ready jobs for a worker, queue after queue in the order given, each by lane, then position.
+-- Called by workers. cursors: 20 per queue (one a lane), the position to start at; 0: the lane's floor.
+-- Locks: key share on the worker's row (rescue waits for it), the claimed rows (skip locked). Index: ready_jobs_lane.
+--
+-- Counts the attempt, so that a job that kills its worker runs out of attempts too. Never returns more than asked.
+-- Commits asynchronously: a claim that a crash of the server forgets only means that the job is still ready.
+create function pgqueue.claim(worker_id bigint, queues text[], limits integer[], max_jobs integer, cursors bigint[])
+returns table (id bigint, lease bigint, queue text, lane smallint, "position" bigint, task text, args text,
+               attempt smallint, max_attempts smallint, crashes smallint, options text)
+language plpgsql security definer rows 100
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    fence constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+    room integer := max_jobs;
+    wanted integer;
+    taken integer;
+    floors bigint[];
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    perform from pgqueue.workers as w where w.id = claim.worker_id for key share;
+    if not found then
+        raise exception using errcode = 'PQ002', message = format('worker %s is not registered', claim.worker_id),
+            hint = 'It was declared dead after its heartbeat stood still; its jobs were given to others. Register again.';
+    end if;
+    for i in 1 .. cardinality(claim.queues) loop
+        wanted := least(room, claim.limits[i]);
+        continue when wanted <= 0;
+        continue when exists (select from pgqueue.queues as q where q.name = claim.queues[i] and q.paused_at is not null);
+        select f.floors into floors from pgqueue.lane_floors as f where f.queue = claim.queues[i];
+        return query
+        with picked as (
+            delete from pgqueue.ready_jobs as j
+             where j.ctid = any (array(
+                 select line.ctid
+                   from unnest(claim.cursors[20 * i - 19 : 20 * i], coalesce(floors, array_fill(0, array[20])))
+                        with ordinality as c (cursor, floor, number)
+                        cross join lateral (
+                            select r.ctid from pgqueue.ready_jobs as r
+                             where r.queue = claim.queues[i] and r.lane = c.number - 1
+                               and r.position >= greatest(c.cursor, c.floor)
+                             order by r.position
+                             limit wanted
+                               for update skip locked) as line
+                  limit wanted))
+            returning j.id, j.run_at, j.created_at, j.lane, j.position, j.attempt, j.max_attempts, j.crashes, j.queue,
+                      j.task, j.args, j.unique_key, j.options
+        ), running as (
+            insert into pgqueue.running_jobs (id, worker_id, lease, run_at, created_at, claimed_at, lane, attempt,
+                                              max_attempts, crashes, queue, task, args, unique_key, options)
+            select p.id, claim.worker_id, fence, p.run_at, p.created_at, clock_timestamp(), p.lane, p.attempt + 1,
+                   p.max_attempts, p.crashes, p.queue, p.task, p.args, p.unique_key, p.options
+              from picked as p
+        )
+        select p.id, fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
+               p.max_attempts, p.crashes, p.options::text
+          from picked as p;
+        get diagnostics taken = row_count;
+        room := room - taken;
+        if taken = wanted and taken > 0 then
+            perform pgqueue.notify_sleepers(claim.queues[i], 1);  -- there may be more: one more worker looks
+        end if;
+    end loop;
+end $$;
+comment on function pgqueue.claim(bigint, text[], integer[], integer, bigint[]) is
+'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker. PQ002 when the worker is not registered.';
+
+-- sql/2_functions/worker/complete.sql
+-- Ends attempts as completed. Called by workers, also as the last statement of a transactional task.
+-- Returns the ids that were accepted; the others' leases were lost and nothing was changed for them.
+-- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+create function pgqueue.complete(ids bigint[], leases bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    today constant date := pgqueue.history_day('finished_jobs');
+    accepted bigint[];
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         using unnest(complete.ids, complete.leases) as e (id, lease)
+         where r.id = e.id and r.lease = e.lease
+        returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
+                  r.queue, r.task, r.args, r.unique_key, r.options
+    ), history as (
+        insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane, attempt,
+                                           max_attempts, crashes, queue, task, state, args, unique_key, options)
+        select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, clock_timestamp(), today, e.lane, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, 'completed', e.args, e.unique_key, e.options
+          from ended as e
+    ), freed as (
+        delete from pgqueue.unique_keys as k
+         using ended as e
+         where e.unique_key is not null
+           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+    )
+    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    return accepted;
+end $$;
+comment on function pgqueue.complete(bigint[], bigint[]) is
+'Ends the attempts (ids[i] under leases[i]) as completed. Returns the ids accepted; a lost lease changes nothing.';
+
+-- sql/2_functions/worker/fail.sql
+-- Ends attempts as failed: back to scheduled after the delay, or to dead_letters when the delay is null or no attempt
+-- is left. Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
+-- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job, job_failures_by_job.
+create function pgqueue.fail(failures jsonb)
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    finished_on constant date := pgqueue.history_day('job_failures');
+    accepted bigint[];
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         using jsonb_to_recordset(fail.failures) as f (id bigint, lease bigint, error text, message text, traceback text,
+                   fingerprint text, delay double precision, reason text)
+         where r.id = f.id and r.lease = f.lease
+        returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
+                  r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
+                  coalesce(f.error, 'unknown') as error, coalesce(f.message, '') as message, f.traceback, f.fingerprint,
+                  f.delay, coalesce(f.reason, 'exhausted') as reason,
+                  f.delay is null or r.attempt >= r.max_attempts as is_dead
+    ), noted as (
+        insert into pgqueue.job_failures (job_id, worker_id, failed_at, day, attempt, queue, task, error, message,
+                                          traceback, fingerprint)
+        select e.id, e.worker_id, e.failed_at, finished_on, e.attempt, e.queue, e.task, e.error, e.message, e.traceback,
+               e.fingerprint
+          from ended as e
+    ), retried as (
+        insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                            args, unique_key, options)
+        select e.id, clock_timestamp() + make_interval(secs => e.delay), e.created_at, e.lane | 1, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
+          from ended as e where not e.is_dead
+    ), died as (
+        insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
+                                          max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
+                                          message, errors)
+        select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, e.failed_at, e.lane | 1, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options, e.reason, e.error, e.message,
+               pgqueue.earlier_failures(e.id) || jsonb_build_object(
+                   'attempt', e.attempt, 'failed_at', e.failed_at, 'error', e.error, 'message', e.message,
+                   'traceback', e.traceback)
+          from ended as e where e.is_dead
+    ), freed as (
+        delete from pgqueue.unique_keys as k
+         using ended as e
+         where e.is_dead and e.unique_key is not null
+           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+    )
+    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    return accepted;
+end $$;
+comment on function pgqueue.fail(jsonb) is
+'Ends attempts as failed. failures: an array of {id, lease, error, message, traceback, fingerprint, delay, reason}; delay in seconds, null: dead letter with that reason. Returns the ids accepted.';
+
+-- sql/2_functions/worker/heartbeat.sql
+-- Says that workers are alive. Called by their supervisor, every 2 s while they hold jobs.
+-- Returns the ids that are registered no more: their jobs belong to others now.
+-- Locks: the workers' rows of heartbeats. Index: heartbeats_one_row_a_worker.
+create function pgqueue.heartbeat(worker_ids bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    beaten bigint[];
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    with beat as (
+        update pgqueue.heartbeats as h set beat_at = clock_timestamp()
+         where h.worker_id = any(heartbeat.worker_ids)
+        returning h.worker_id
+    )
+    select coalesce(array_agg(b.worker_id), '{}') into beaten from beat as b;
+    update pgqueue.sleepers as s set slept_at = clock_timestamp()
+     where s.worker_id = any(beaten) and s.slept_at < clock_timestamp() - interval '10 seconds';
+    return array(select w.id from unnest(heartbeat.worker_ids) as w (id) where w.id <> all (beaten));
+end $$;
+comment on function pgqueue.heartbeat(bigint[]) is
+'Beats for the given workers. Returns those that are no longer registered.';
+
+-- sql/2_functions/worker/lack_task.sql
+-- Notes that a worker's app does not have a task, so that operators see which worker lacks what.
+-- Called by workers, once a task. Locks: the worker's row (not its key: claims go on).
+create function pgqueue.lack_task(worker_id bigint, task text)
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pgqueue.workers as w set unknown_tasks = w.unknown_tasks || lack_task.task
+     where w.id = lack_task.worker_id and lack_task.task <> all (w.unknown_tasks);
+end $$;
+comment on function pgqueue.lack_task(bigint, text) is 'Adds a task to the worker''s unknown_tasks.';
+
+-- sql/2_functions/worker/register.sql
+-- Makes the row of a worker process, before it claims. Called by the supervisor.
+-- Locks: RowExclusive on workers, heartbeats.
+create function pgqueue.register(
+    supervisor_id bigint, host text, pid integer, version text, queues text[], concurrency integer,
+    lease double precision, session_lock boolean
+) returns bigint language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    worker_id bigint;
+begin
+    insert into pgqueue.workers (supervisor_id, host, pid, version, queues, concurrency, lease, session_lock, started_at)
+    values (register.supervisor_id, register.host, register.pid, register.version, register.queues,
+            register.concurrency, make_interval(secs => register.lease), register.session_lock, now())
+    returning id into worker_id;
+    insert into pgqueue.heartbeats (worker_id, beat_at) values (worker_id, clock_timestamp());
+    return worker_id;
+end $$;
+comment on function pgqueue.register(bigint, text, integer, text, text[], integer, double precision, boolean) is
+'Registers a worker process and returns its id. `lease` is in seconds.';
+
+-- Holds the supervisor's session advisory lock: gone with the session, it lets rescue come early.
+-- Called by the supervisor, once a connection, where session locks are sound. Locks: one advisory lock.
+create function pgqueue.hold_session(supervisor_id bigint)
+returns boolean language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pg_try_advisory_lock(hold_session.supervisor_id);
+end $$;
+comment on function pgqueue.hold_session(bigint) is
+'Takes the session advisory lock of a supervisor; false when another session still holds it.';
+
+-- sql/2_functions/worker/release.sql
+-- Gives running jobs back untouched: to the front of their priority, the attempt given back.
+-- Called by workers for what they cannot start or finish before they stop. Returns the ids that were accepted.
+-- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+create function pgqueue.release(ids bigint[], leases bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    accepted bigint[];
+    lines text[];
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         using unnest(release.ids, release.leases) as e (id, lease)
+         where r.id = e.id and r.lease = e.lease
+        returning r.id, r.run_at, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
+                  r.unique_key, r.options
+    ), back as (
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select e.id, e.run_at, e.created_at, e.lane & ~1, e.attempt - 1, e.max_attempts, e.crashes, e.queue, e.task,
+               e.args, e.unique_key, e.options
+          from ended as e order by e.id
+    )
+    select coalesce(array_agg(e.id), '{}'), array_agg(e.queue) into accepted, lines from ended as e;
+    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
+       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    return accepted;
+end $$;
+comment on function pgqueue.release(bigint[], bigint[]) is
+'Gives running jobs back without using up the attempt; they are served first in their priority. Returns the ids accepted.';
+
+-- sql/2_functions/worker/sleep.sql
+-- Falling asleep without losing a wake-up. The worker (1) registers as a sleeper and commits, (2) reads in a new
+-- statement who holds a lock for writing on ready_jobs: only such an enqueuer may have read `sleepers` before (1) and
+-- have yet to commit, (3) looks for jobs, with pauses that grow to 250 ms, until those have ended, and once more after
+-- the test that found them gone. Then, and only then, it relies on the NOTIFY.
+-- Comparing pg_snapshot_xmin with an xmax instead loses wake-ups: a running producer's xid can equal it.
+
+-- (1) Called by workers, at most 5 times a second. Locks: the worker's rows of sleepers.
+create function pgqueue.fall_asleep(worker_id bigint, queues text[])
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    insert into pgqueue.sleepers (queue, worker_id, slept_at)
+    select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
+    on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
+end $$;
+comment on function pgqueue.fall_asleep(bigint, text[]) is
+'Registers a worker as asleep: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
+
+-- (2) and (3). Called by workers and upkeep. `among`: only these; null: all. Locks: none.
+create function pgqueue.writers(relation text, among text[] default null)
+returns text[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    return array(
+        select l.virtualtransaction from pg_catalog.pg_locks as l
+         where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.granted
+           and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
+           and l.relation = ('pgqueue.' || writers.relation)::regclass
+           and l.pid is distinct from pg_backend_pid()
+           and (writers.among is null or l.virtualtransaction = any (writers.among)));
+end $$;
+comment on function pgqueue.writers(text, text[]) is
+'The virtual transactions, prepared ones included, that hold a lock for writing on a table of pgqueue.';
+
+-- Called by workers that have been busy for 200 ms, and at their end. Locks: the worker's rows of sleepers.
+create function pgqueue.wake_up(worker_id bigint)
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    delete from pgqueue.sleepers as s where s.worker_id = wake_up.worker_id;
+end $$;
+comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers: nobody notifies it any more.';
+
+-- sql/2_functions/worker/snooze.sql
+-- Puts running jobs off, the attempt given back. Called by workers: a handler's Snooze, a task that the app lacks.
+-- Returns the ids that were accepted; a lost lease changes nothing.
+-- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+create function pgqueue.snooze(ids bigint[], leases bigint[], delays double precision[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    accepted bigint[];
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         using unnest(snooze.ids, snooze.leases, snooze.delays) as s (id, lease, delay)
+         where r.id = s.id and r.lease = s.lease
+        returning r.id, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
+                  r.unique_key, r.options, s.delay
+    ), put_off as (
+        insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                            args, unique_key, options)
+        select e.id, clock_timestamp() + make_interval(secs => e.delay), e.created_at, e.lane | 1, e.attempt - 1,
+               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
+          from ended as e
+    )
+    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    return accepted;
+end $$;
+comment on function pgqueue.snooze(bigint[], bigint[], double precision[]) is
+'Puts running jobs off by delays[i] seconds without using up the attempt. Returns the ids accepted.';
+
+-- sql/3_views/jobs.sql
+-- The public reading side: stable, versioned, without payloads. Never read the tables.
+create schema pgqueue_bi;
+comment on schema pgqueue_bi is 'pgqueue for analysts and BI tools: views that stay stable. Times are timestamptz named *_at, durations double precision named *_seconds.';
+
+create view pgqueue_bi.jobs as
+select r.id, 'ready'::text as state, r.queue::text as queue, r.task::text as task, (r.lane / 2)::integer as priority,
+       r.attempt::integer as attempt, r.max_attempts::integer as max_attempts, r.crashes::integer as crashes,
+       r.created_at, r.run_at, null::timestamptz as claimed_at, null::timestamptz as finished_at,
+       null::bigint as worker_id, null::text as reason
+  from pgqueue.ready_jobs as r
+union all
+select s.id, 'scheduled', s.queue, s.task, s.lane / 2, s.attempt, s.max_attempts, s.crashes,
+       s.created_at, s.run_at, null, null, null, null
+  from pgqueue.scheduled_jobs as s
+union all
+select r.id, 'running', r.queue, r.task, r.lane / 2, r.attempt, r.max_attempts, r.crashes,
+       r.created_at, r.run_at, r.claimed_at, null, r.worker_id, null
+  from pgqueue.running_jobs as r
+union all
+select f.id, f.state, f.queue, f.task, f.lane / 2, f.attempt, f.max_attempts, f.crashes,
+       f.created_at, f.run_at, f.claimed_at, f.finished_at, f.worker_id, f.reason
+  from pgqueue.finished_jobs as f
+union all
+select d.id, 'dead', d.queue, d.task, d.lane / 2, d.attempt, d.max_attempts, d.crashes,
+       d.created_at, d.run_at, d.claimed_at, d.died_at, d.worker_id, d.reason
+  from pgqueue.dead_letters as d;
+
+comment on view   pgqueue_bi.jobs is 'Every job in whatever state, without its arguments.';
+comment on column pgqueue_bi.jobs.id is 'The job''s id.';
+comment on column pgqueue_bi.jobs.state is 'scheduled, ready, running, completed, cancelled or dead.';
+comment on column pgqueue_bi.jobs.queue is 'The queue.';
+comment on column pgqueue_bi.jobs.task is 'The task.';
+comment on column pgqueue_bi.jobs.priority is '0 (first) to 9.';
+comment on column pgqueue_bi.jobs.attempt is 'Attempts made.';
+comment on column pgqueue_bi.jobs.max_attempts is 'Attempts allowed.';
+comment on column pgqueue_bi.jobs.crashes is 'How often a worker process died with this job in its hands.';
+comment on column pgqueue_bi.jobs.created_at is 'When it was enqueued.';
+comment on column pgqueue_bi.jobs.run_at is 'When it is or became due.';
+comment on column pgqueue_bi.jobs.claimed_at is 'When its last attempt was claimed.';
+comment on column pgqueue_bi.jobs.finished_at is 'When it completed, was cancelled or died.';
+comment on column pgqueue_bi.jobs.worker_id is 'The worker of the last attempt.';
+comment on column pgqueue_bi.jobs.reason is 'Why it was cancelled or died.';
+
+-- sql/3_views/workers.sql
+-- Who works, by the last heartbeat.
+create view pgqueue_bi.workers as
+select w.id, w.supervisor_id, w.host, w.pid, w.version, array_to_string(w.queues, ', ') as queues, w.concurrency,
+       w.started_at, h.beat_at,
+       greatest(0, extract(epoch from clock_timestamp() - h.beat_at))::double precision as silent_seconds,
+       array_to_string(w.unknown_tasks, ', ') as unknown_tasks
+  from pgqueue.workers as w
+  left join pgqueue.heartbeats as h on h.worker_id = w.id;
+
+comment on view   pgqueue_bi.workers is 'Registered worker processes.';
+comment on column pgqueue_bi.workers.id is 'The worker''s id.';
+comment on column pgqueue_bi.workers.supervisor_id is 'The supervisor process above it.';
+comment on column pgqueue_bi.workers.host is 'Where it runs.';
+comment on column pgqueue_bi.workers.pid is 'Its process id there.';
+comment on column pgqueue_bi.workers.version is 'Its version of pgqueue.';
+comment on column pgqueue_bi.workers.queues is 'The queues that it serves.';
+comment on column pgqueue_bi.workers.concurrency is 'How many jobs it runs at once.';
+comment on column pgqueue_bi.workers.started_at is 'When it registered.';
+comment on column pgqueue_bi.workers.beat_at is 'Its last heartbeat.';
+comment on column pgqueue_bi.workers.silent_seconds is 'Seconds since its last heartbeat.';
+comment on column pgqueue_bi.workers.unknown_tasks is 'Tasks whose jobs it had to put back, because its app does not have them.';
+
+-- migrations/version_table.sql
+-- Where the history notes how far it has come. Not part of sql/: a schema installed by hand has none.
+create table pgqueue.alembic_version (
+    version_num varchar(32) not null,
+    constraint alembic_version_pkc primary key (version_num)
+);
+grant select on pgqueue.alembic_version to public;  -- for `pgqueue db status` of whoever may use the schema
+comment on table pgqueue.alembic_version is 'The revision of pgqueue''s own migrations; nothing of the application''s.';
+comment on column pgqueue.alembic_version.version_num is 'The newest revision that was applied.';

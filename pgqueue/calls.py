@@ -1,0 +1,499 @@
+"""An operation is a value: the only file that knows the names of SQL.
+
+A `Verb` is one SQL function: its parameters with their types, its result columns. A `Call` is a verb
+with values, built purely here and run at the edge by `pgqueue.drivers`. Every value travels as text or
+null and is cast by the server, so that each driver needs three lines and no type adapters.
+
+>>> call = enqueue(task="send", args='{"id": 7}')
+>>> call.verb.function
+'enqueue'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pgqueue import version
+from pgqueue.errors import SchemaOutdated, SchemaTooNew
+from pgqueue.job import ClaimedJob, DeadLetter, Job
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One SQL function of schema `pgqueue`.
+
+    `parameters` maps each name to its SQL type; `columns` are the result columns asked for, by name
+    (an empty tuple: the function returns one unnamed scalar).
+    """
+
+    function: str
+    parameters: tuple[tuple[str, str], ...]
+    columns: tuple[str, ...] = ()
+    _rendered: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def sql(self, style: str) -> str:
+        """The statement with placeholders of `style`: "format" (%s), "numeric" ($1) or "named" (:p0)."""
+        text = self._rendered.get(style)
+        if text is None:
+            text = self._rendered[style] = self._render(style)
+        return text
+
+    def _render(self, style: str) -> str:
+        place = {"format": "%s", "numeric": "${n}", "named": ":p{i}"}[style]
+        arguments = ", ".join(
+            # through text, so that a driver that asks the server for types sends text as well
+            f"{name} => cast(cast({place.format(n=i + 1, i=i)} as text) as {kind})"
+            for i, (name, kind) in enumerate(self.parameters)
+        )
+        if self.columns:
+            return f"select {', '.join(self.columns)} from pgqueue.{self.function}({arguments})"
+        return f"select pgqueue.{self.function}({arguments})"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """A verb with its values, in the order of the verb's parameters, and how to read the rows."""
+
+    verb: Verb
+    values: tuple[str | None, ...]
+    decode: Callable[[Rows], T]
+
+
+def bigints(values: Iterable[int]) -> str:
+    """An array of integers as PostgreSQL writes it."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def texts(values: Iterable[str]) -> str:
+    """An array of texts as PostgreSQL writes it, each element quoted."""
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+# Producers ------------------------------------------------------------------------------------------
+
+ENQUEUE = Verb(
+    "enqueue",
+    (
+        ("task", "text"),
+        ("args", "jsonb"),
+        ("queue", "text"),
+        ("priority", "integer"),
+        ("run_at", "timestamptz"),
+        ("delay", "double precision"),
+        ("max_attempts", "integer"),
+        ("unique_key", "text"),
+        ("idempotency_key", "text"),
+        ("options", "jsonb"),
+    ),
+    ("id", "created"),
+)
+ENQUEUE_MANY = Verb("enqueue_many", (("jobs", "jsonb"),), ("ids", "created"))
+
+
+def enqueue(
+    *,
+    task: str,
+    args: str = "{}",
+    queue: str | None = None,
+    priority: int | None = None,
+    run_at: str | None = None,
+    delay: float | None = None,
+    max_attempts: int | None = None,
+    unique_key: str | None = None,
+    idempotency_key: str | None = None,
+    options: str | None = None,
+) -> Call[Job]:
+    """One job. `args` and `options` are JSON text, `run_at` ISO 8601 with an offset, `delay` seconds."""
+    values = (
+        task,
+        args,
+        queue,
+        _text(priority),
+        run_at,
+        _text(delay),
+        _text(max_attempts),
+        unique_key,
+        idempotency_key,
+        options,
+    )
+    return Call(ENQUEUE, values, _job)
+
+
+def enqueue_many(jobs: str) -> Call[list[Job]]:
+    """Many jobs in one statement. `jobs` is a JSON array of objects keyed like the arguments of `enqueue`."""
+    return Call(ENQUEUE_MANY, (jobs,), _jobs)
+
+
+def _job(rows: Rows) -> Job:
+    id, created = rows[0]
+    return Job(id, created)
+
+
+def _jobs(rows: Rows) -> list[Job]:
+    ids, created = rows[0]
+    return list(map(Job, ids, created))
+
+
+# Everybody ------------------------------------------------------------------------------------------
+
+PROTOCOL = Verb("protocol", (), ("newest", "oldest"))
+
+
+class Served(NamedTuple):
+    """The range of protocols that a schema serves; the result columns of `pgqueue.protocol()`."""
+
+    newest: int
+    oldest: int
+
+    def check(self, spoken: int = version.PROTOCOL) -> None:
+        """Raises `SchemaOutdated` or `SchemaTooNew` when `spoken` is outside of the range.
+
+        >>> Served(newest=3, oldest=2).check(spoken=3)
+        """
+        serves = f"the schema pgqueue serves protocols {self.oldest} to {self.newest}, this pgqueue-jobs "
+        serves += f"{version.__version__} speaks {spoken}"
+        if spoken > self.newest:
+            raise SchemaOutdated(f"{serves}: run `pgqueue db upgrade`")
+        if spoken < self.oldest:
+            raise SchemaTooNew(
+                f"{serves}: upgrade pgqueue-jobs (`pgqueue db upgrade` does not help, the database is ahead)"
+            )
+
+
+def protocol() -> Call[Served]:
+    """The range of protocols that the schema serves; `Served.check` decides. Asked before data is touched."""
+    return Call(PROTOCOL, (), _served)
+
+
+# Workers --------------------------------------------------------------------------------------------
+
+REGISTER = Verb(
+    "register",
+    (
+        ("supervisor_id", "bigint"),
+        ("host", "text"),
+        ("pid", "integer"),
+        ("version", "text"),
+        ("queues", "text[]"),
+        ("concurrency", "integer"),
+        ("lease", "double precision"),
+        ("session_lock", "boolean"),
+    ),
+)
+HOLD_SESSION = Verb("hold_session", (("supervisor_id", "bigint"),))
+HEARTBEAT = Verb("heartbeat", (("worker_ids", "bigint[]"),))
+CLAIM = Verb(
+    "claim",
+    (
+        ("worker_id", "bigint"),
+        ("queues", "text[]"),
+        ("limits", "integer[]"),
+        ("max_jobs", "integer"),
+        ("cursors", "bigint[]"),
+    ),
+    # in the order of ClaimedJob's fields
+    (
+        "id",
+        "lease",
+        "queue",
+        "lane",
+        "position",
+        "task",
+        "args",
+        "attempt",
+        "max_attempts",
+        "crashes",
+        "options",
+    ),
+)
+COMPLETE = Verb("complete", (("ids", "bigint[]"), ("leases", "bigint[]")))
+FAIL = Verb("fail", (("failures", "jsonb"),))
+SNOOZE = Verb("snooze", (("ids", "bigint[]"), ("leases", "bigint[]"), ("delays", "double precision[]")))
+RELEASE = Verb("release", (("ids", "bigint[]"), ("leases", "bigint[]")))
+LACK_TASK = Verb("lack_task", (("worker_id", "bigint"), ("task", "text")))
+FALL_ASLEEP = Verb("fall_asleep", (("worker_id", "bigint"), ("queues", "text[]")))
+WRITERS = Verb("writers", (("relation", "text"), ("among", "text[]")))
+WAKE_UP = Verb("wake_up", (("worker_id", "bigint"),))
+
+
+def register(
+    *,
+    supervisor_id: int,
+    host: str,
+    pid: int,
+    version: str,
+    queues: Sequence[str],
+    concurrency: int,
+    lease: float,
+    session_lock: bool,
+) -> Call[int]:
+    """The id of a new worker. `lease` is in seconds."""
+    values = (
+        str(supervisor_id),
+        host,
+        str(pid),
+        version,
+        texts(queues),
+        str(concurrency),
+        str(lease),
+        str(session_lock),
+    )
+    return Call(REGISTER, values, _scalar)
+
+
+def hold_session(supervisor_id: int) -> Call[bool]:
+    """Takes the supervisor's session advisory lock; false: another session still holds it."""
+    return Call(HOLD_SESSION, (str(supervisor_id),), _scalar)
+
+
+def heartbeat(worker_ids: Iterable[int]) -> Call[list[int]]:
+    """Beats for workers; returns those that are registered no more."""
+    return Call(HEARTBEAT, (bigints(worker_ids),), _scalar)
+
+
+def claim(
+    *,
+    worker_id: int,
+    queues: Sequence[str],
+    limits: Iterable[int],
+    max_jobs: int,
+    cursors: Iterable[int],
+) -> Call[list[ClaimedJob]]:
+    """Up to `max_jobs` jobs, at most `limits[i]` of `queues[i]`; 20 `cursors` a queue, 0: the lane's floor."""
+    values = (str(worker_id), texts(queues), bigints(limits), str(max_jobs), bigints(cursors))
+    return Call(CLAIM, values, _claimed)
+
+
+def complete(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
+    """Ends attempts as completed; returns the ids that were accepted."""
+    return Call(COMPLETE, (bigints(ids), bigints(leases)), _scalar)
+
+
+def fail(failures: str) -> Call[list[int]]:
+    """Ends attempts as failed. `failures`: see `pgqueue.fail`. Returns the ids that were accepted."""
+    return Call(FAIL, (failures,), _scalar)
+
+
+def snooze(ids: Iterable[int], leases: Iterable[int], delays: Iterable[float]) -> Call[list[int]]:
+    """Puts running jobs off by seconds, the attempt given back; returns the ids that were accepted."""
+    delay = "{" + ",".join(map(repr, delays)) + "}"
+    return Call(SNOOZE, (bigints(ids), bigints(leases), delay), _scalar)
+
+
+def release(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
+    """Gives running jobs back, the attempt too; returns the ids that were accepted."""
+    return Call(RELEASE, (bigints(ids), bigints(leases)), _scalar)
+
+
+def lack_task(worker_id: int, task: str) -> Call[None]:
+    """Notes on the worker's row that its app does not have `task`."""
+    return Call(LACK_TASK, (str(worker_id), task), _nothing)
+
+
+def fall_asleep(worker_id: int, queues: Sequence[str]) -> Call[None]:
+    """Registers the worker as asleep: the first step of falling asleep (see `sql/…/sleep.sql`)."""
+    return Call(FALL_ASLEEP, (str(worker_id), texts(queues)), _nothing)
+
+
+def writers(relation: str, among: Iterable[str] | None = None) -> Call[list[str]]:
+    """The transactions that hold a lock for writing on a table of pgqueue, of all or `among` some."""
+    return Call(WRITERS, (relation, None if among is None else texts(among)), _scalar)
+
+
+def wake_up(worker_id: int) -> Call[None]:
+    """Takes the worker off the sleepers."""
+    return Call(WAKE_UP, (str(worker_id),), _nothing)
+
+
+# Upkeep ---------------------------------------------------------------------------------------------
+
+UPKEEP = Verb(
+    "upkeep",
+    (
+        ("supervisor_id", "bigint"),
+        ("worker_ids", "bigint[]"),
+        ("queues", "text[]"),
+        ("round_seconds", "double precision"),
+        ("overdue_seconds", "double precision"),
+    ),
+    (
+        "missing",
+        "look",
+        "led",
+        "rescued",
+        "promoted",
+        "floors_due",
+        "retain_due",
+        "next_seconds",
+        "problems",
+    ),
+)
+RESCUE = Verb("rescue", (("worker_id", "bigint"), ("started", "bigint[]")))
+PROVE_FLOORS = Verb("prove_floors", ())
+RETAIN = Verb("retain", ())
+
+
+class UpkeepRound(NamedTuple):
+    """What a round of upkeep found and did; the result columns of `pgqueue.upkeep()`."""
+
+    missing: list[int]
+    look: bool
+    led: bool
+    rescued: int
+    promoted: int
+    floors_due: bool
+    retain_due: bool
+    next_seconds: float
+    problems: list[str]
+
+
+def upkeep(
+    *,
+    supervisor_id: int,
+    worker_ids: Iterable[int],
+    queues: Sequence[str],
+    round_seconds: float,
+    overdue_seconds: float,
+) -> Call[UpkeepRound]:
+    """A round of upkeep: beats, looks, and leads when it is this supervisor's turn."""
+    values = (
+        str(supervisor_id),
+        bigints(worker_ids),
+        texts(queues),
+        str(round_seconds),
+        str(overdue_seconds),
+    )
+    return Call(UPKEEP, values, _upkeep_round)
+
+
+def rescue(worker_id: int, started: Iterable[int] | None) -> Call[int]:
+    """Takes an ended worker's jobs back; `started`: ids that it had begun, None: not known. Returns how many."""
+    return Call(RESCUE, (str(worker_id), None if started is None else bigints(started)), _scalar)
+
+
+def prove_floors() -> Call[None]:
+    """Moves the lane floors up to what is proven."""
+    return Call(PROVE_FLOORS, (), _nothing)
+
+
+def retain() -> Call[int]:
+    """Makes the partitions ahead; returns how many."""
+    return Call(RETAIN, (), _scalar)
+
+
+# Operators ------------------------------------------------------------------------------------------
+
+FIND_DEAD = Verb(
+    "find_dead",
+    (
+        ("of_ids", "bigint[]"),
+        ("of_queue", "text"),
+        ("of_task", "text"),
+        ("of_reason", "text"),
+        ("of_error", "text"),
+        ("died_after", "timestamptz"),
+        ("died_before", "timestamptz"),
+        ("max_rows", "integer"),
+    ),
+    (
+        "id",
+        "queue",
+        "task",
+        "priority",
+        "reason",
+        "error",
+        "message",
+        "attempt",
+        "max_attempts",
+        "crashes",
+        "created_at",
+        "died_at",
+        "args::text",
+        "unique_key",
+        "options::text",
+        "errors::text",
+    ),
+)
+REPLAY = Verb("replay", (("ids", "bigint[]"),))
+DISCARD = Verb("discard", (("ids", "bigint[]"),))
+PAUSE = Verb("pause", (("queue", "text"),))
+RESUME = Verb("resume", (("queue", "text"),))
+
+
+def find_dead(
+    *,
+    ids: Iterable[int] | None = None,
+    queue: str | None = None,
+    task: str | None = None,
+    reason: str | None = None,
+    error: str | None = None,
+    died_after: str | None = None,
+    died_before: str | None = None,
+    max_rows: int = 100,
+) -> Call[list[DeadLetter]]:
+    """Dead letters that match every filter given, newest first. Times are ISO 8601 with an offset."""
+    values = (
+        None if ids is None else bigints(ids),
+        queue,
+        task,
+        reason,
+        error,
+        died_after,
+        died_before,
+        str(max_rows),
+    )
+    return Call(FIND_DEAD, values, lambda rows: [DeadLetter(*row) for row in rows])
+
+
+def replay(ids: Iterable[int]) -> Call[list[int]]:
+    """Runs dead letters again, attempts from 0; returns the ids that were replayed."""
+    return Call(REPLAY, (bigints(ids),), _scalar)
+
+
+def discard(ids: Iterable[int]) -> Call[list[int]]:
+    """Moves dead letters to the history as cancelled; returns the ids that were."""
+    return Call(DISCARD, (bigints(ids),), _scalar)
+
+
+def pause(queue: str) -> Call[None]:
+    """Stops the claiming of a queue, on every worker."""
+    return Call(PAUSE, (queue,), _nothing)
+
+
+def resume(queue: str) -> Call[None]:
+    """Starts the claiming of a queue again."""
+    return Call(RESUME, (queue,), _nothing)
+
+
+# Reading rows ---------------------------------------------------------------------------------------
+
+
+def _scalar(rows: Rows) -> Any:
+    return rows[0][0]
+
+
+def _nothing(_rows: Rows) -> None:
+    return None
+
+
+def _served(rows: Rows) -> Served:
+    return Served(*rows[0])
+
+
+def _claimed(rows: Rows) -> list[ClaimedJob]:
+    return [ClaimedJob(*row) for row in rows]
+
+
+def _upkeep_round(rows: Rows) -> UpkeepRound:
+    return UpkeepRound(*rows[0])

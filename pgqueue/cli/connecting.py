@@ -1,0 +1,30 @@
+"""One connection for one command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from pgqueue import calls
+from pgqueue.drivers import run, translate
+from pgqueue.errors import DatabaseUnavailable, PgqueueError
+
+
+@contextmanager
+def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """An autocommit connection to a database whose schema serves this package.
+
+    Raises `DatabaseUnavailable` without the password in it, `SchemaError`, and what the statements raise.
+    """
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name="pgqueue cli")
+    except psycopg.OperationalError as error:
+        raise translate(error) or DatabaseUnavailable(str(error)) from error
+    except psycopg.Error as error:
+        raise PgqueueError(f"the DSN is not usable: {error}") from error
+    with connection:
+        run(connection, calls.protocol()).check()
+        yield connection

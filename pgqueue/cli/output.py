@@ -1,0 +1,72 @@
+"""What commands print: data to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import click
+
+__all__ = ["json_option", "note", "print_json", "print_table", "print_values"]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+"""Adds `--json` to a command, as the argument `as_json`."""
+
+
+def note(message: str) -> None:
+    """A line of progress or advice, to stderr."""
+    click.echo(message, err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document, to stdout. Times become ISO 8601, what is unknown its text."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing") -> None:
+    """A table, to stdout; `empty` goes to stderr when there are no rows.
+
+    On a terminal it fits its width; in a pipe no value is ever cut or wrapped.
+    """
+    rows = [[_cell(value) for value in row] for row in rows]
+    if not rows:
+        note(empty)
+        return
+    # Imported here: `pgqueue --help` and JSON do without.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100_000)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: a job's own brackets are no markup
+    console.print(table)
+
+
+def print_values(values: Mapping[str, Any]) -> None:
+    """Names and values, one a line, to stdout."""
+    width = max(map(len, values), default=0)
+    for name, value in values.items():
+        click.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, datetime):
+        return value.astimezone().isoformat(sep=" ", timespec="seconds")
+    # Hazard: an error's text may hold what moves a terminal's cursor.
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(value)
+    )
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date | datetime) else str(value)

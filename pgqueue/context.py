@@ -1,0 +1,142 @@
+"""What a running handler knows about its job: the `Context` it is given, and the current job of log lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, cast
+
+import structlog
+
+from pgqueue.errors import PgqueueError
+from pgqueue.job import ClaimedJob
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    C = TypeVar("C", default=Any)
+else:
+    from typing import TypeVar
+
+    C = TypeVar("C")
+
+current_job: ContextVar[ClaimedJob | None] = ContextVar("pgqueue_current_job", default=None)
+"""The job that the running code belongs to, None outside of one. The worker sets it."""
+
+
+class Context(Generic[C]):
+    """The first argument of a handler that asks for it; the worker makes it, one per attempt.
+
+        @app.task(transactional=True)
+        async def charge(ctx: pgqueue.Context[psycopg.AsyncConnection], order_id: int) -> None:
+            await ctx.connection.execute("update orders set …")
+            ctx.log.info("charged", order_id=order_id)
+
+    The type argument names the connection that a transactional task works on; a plain `Context` is enough
+    for all else.
+    """
+
+    __slots__ = ("_connection", "_job", "_log", "_options")
+
+    def __init__(self, job: ClaimedJob, connection: C | None = None) -> None:
+        # Made for every attempt: nothing is computed before it is asked for.
+        self._job = job
+        self._connection = connection
+        self._log: Any = None
+        self._options: dict[str, Any] | None = None
+
+    @property
+    def id(self) -> int:
+        """The job's id, the same for its whole life."""
+        return self._job.id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return self._job.attempt
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts in all; when this one is the last and fails, the job becomes a dead letter."""
+        return self._job.max_attempts
+
+    @property
+    def queue(self) -> str:
+        """The queue that the job was claimed from."""
+        return self._job.queue
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return self._job.task
+
+    @property
+    def priority(self) -> int:
+        """0 (first) to 9."""
+        return self._job.priority
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags given at enqueue."""
+        return tuple(self._stored().get("tags") or ())
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata given at enqueue, an empty mapping by default."""
+        return cast(Mapping[str, Any], self._stored().get("metadata") or {})
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key for services that know such a thing: the same over all attempts of the job, unlike any other's.
+
+        It names the job, and is not the `idempotency_key` of an enqueue.
+        """
+        return f"pgqueue:{self._job.id}"
+
+    @property
+    def log(self) -> Any:
+        """A structlog logger that carries `job_id`, `task`, `queue` and `attempt`."""
+        if self._log is None:
+            job = self._job
+            self._log = structlog.get_logger("pgqueue.task").bind(
+                job_id=job.id, task=job.task, queue=job.queue, attempt=job.attempt
+            )
+        return self._log
+
+    @property
+    def connection(self) -> C:
+        """The connection, in the attempt's transaction; what it writes commits with the job's completion.
+
+        Raises `PgqueueError` when the task is not transactional.
+        """
+        if self._connection is None:
+            raise PgqueueError(
+                f"task {self._job.task} has no connection: declare it @app.task(transactional=True), and its "
+                "writes commit together with its completion; or open a connection of your own"
+            )
+        return self._connection
+
+    def _stored(self) -> dict[str, Any]:
+        if self._options is None:
+            # Hazard: another language may have written it; what is no object counts as empty.
+            found = json.loads(self._job.options) if self._job.options else {}
+            self._options = found if isinstance(found, dict) else {}
+        return self._options
+
+    def __repr__(self) -> str:
+        job = self._job
+        return f"<Context of job {job.id}, task {job.task}, attempt {job.attempt} of {job.max_attempts}>"
+
+
+def add_job(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any]:
+    """A structlog processor: adds `job_id`, `task` and `queue` of the current job to a log line.
+
+    Put it before the renderer in the `processors` of `structlog.configure`. What the line says itself wins.
+    """
+    job = current_job.get()
+    if job is not None:
+        event.setdefault("job_id", job.id)
+        event.setdefault("task", job.task)
+        event.setdefault("queue", job.queue)
+    return event

@@ -1,0 +1,454 @@
+"""Args to JSON text, and any text that comes out of a job made safe to store.
+
+Two rules. What goes in is refused loudly: an encoder that writes NaN as null or bytes as base64 changes
+data in silence, so everything is looked at first and an error names the path. What comes out is never
+refused: an exception, whatever it holds, must not stop its outcome from being recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import linecache
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from math import isfinite
+from types import FrameType, TracebackType
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from pgqueue.errors import InvalidArgs, InvalidJob
+
+MAX_ARGS_BYTES = 1_048_576
+"""Bytes of UTF-8 that a job's args may take unless `max_args_bytes` says otherwise: 1 MiB."""
+MAX_DEPTH = 100
+"""Levels of nesting that args may have."""
+MAX_TEXT = 10_000
+"""Characters that are kept of a message that a job brought up."""
+MAX_TRACEBACK = 16_000
+"""Characters that are kept of a traceback."""
+
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_SCALARS = frozenset({bool, type(None), datetime, date, time, timedelta, UUID})
+
+
+# Args to JSON text ------------------------------------------------------------------------------------
+
+
+def encode_args(
+    args: Mapping[str, Any],
+    *,
+    limit: int = MAX_ARGS_BYTES,
+    root: str = "args",
+    error: type[InvalidJob] = InvalidArgs,
+) -> str:
+    """The JSON text of `args`, at most `limit` bytes of UTF-8.
+
+    Dataclasses, msgspec Structs, pydantic models, datetimes, UUIDs, Decimals and Enums are written the way
+    they are read again by a task whose parameter is annotated with them; tuples become lists.
+
+    Raises `error`, which names the path from `root`, for what JSON or PostgreSQL cannot hold unchanged: NaN
+    and infinity, NUL, lone surrogates, integers beyond signed 64 bit, bytes, sets, keys that are no
+    strings, cycles, more than 100 levels, and any other type.
+
+    >>> encode_args({"user_id": 7, "tags": ("a", "b")})
+    '{"user_id":7,"tags":["a","b"]}'
+    >>> encode_args({"items": [{"price": float("nan")}]})
+    Traceback (most recent call last):
+    ...
+    pgqueue.errors.InvalidArgs: args.items[0].price: nan is not JSON, numbers have to be finite
+    """
+    try:
+        plain = _plain(args, 0, limit) >= 0
+        if not plain:
+            _Look(limit).at(args, 0)
+        data = _encode(args)
+        # A NUL shows as \u0000 in the text; looking for it there costs less than looking into each string.
+        if plain and b"\\u0000" in data:
+            _Look(limit).at(args, 0)
+    except _Refused as refused:
+        raise error(f"{root}{refused.path()}: {refused.reason}") from refused.cause
+    except UnicodeEncodeError:
+        raise error(_surrogate(args, limit, root)) from None
+    except Exception as unexpected:
+        raise error(f"{root}: cannot be written as JSON: {safe_text(unexpected, 300)}") from unexpected
+    if len(data) > limit:
+        raise error(f"{root}: {len(data):,} bytes of JSON, the limit is {limit:,} bytes")
+    return data.decode()
+
+
+def _plain(value: Any, depth: int, left: int) -> int:
+    """The fast look: how many of the `left` values remain when all of `value` is plain JSON, else negative.
+
+    Negative means nothing but: look again, with `_Look`. Text is not looked into.
+    """
+    kind = type(value)
+    if depth >= MAX_DEPTH or (kind is not dict and kind is not list and kind is not tuple):
+        return -1
+    left -= len(value)
+    if left < 0:
+        return -1
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return -1
+        value = value.values()
+    for item in value:
+        kind = type(item)
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is int:
+            if not _MIN_INT <= item <= _MAX_INT:
+                return -1
+        elif kind is float:
+            if item - item != 0:  # true for NaN and both infinities
+                return -1
+        elif kind not in _SCALARS:
+            left = _plain(item, depth + 1, left)
+            if left < 0:
+                return -1
+    return left
+
+
+class _Refused(Exception):
+    """Why a value cannot be written; the path to it is collected on the way up."""
+
+    def __init__(self, reason: str, cause: BaseException | None = None):
+        super().__init__(reason)
+        self.reason = reason
+        self.cause = cause
+        self.steps: list[str] = []
+
+    def path(self) -> str:
+        if len(self.steps) > 12:
+            self.steps[6:-6] = [" … "]
+        return "".join(reversed(self.steps))
+
+
+class _TooLarge(_Refused):
+    """Of the whole: no path."""
+
+    def path(self) -> str:
+        return ""
+
+
+class _Look:
+    """Walks over one value before it is written. `budget` bounds the walk by the bytes it must come to."""
+
+    __slots__ = ("budget", "limit")
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        self.budget = limit
+
+    def at(self, value: Any, depth: int) -> None:
+        """Raises `_Refused` for the first thing in `value` that JSON or PostgreSQL cannot hold unchanged."""
+        kind = type(value)
+        self.budget -= 1
+        if self.budget < 0:
+            # Also what stops a small value that refers to one part of itself 2**90 times.
+            raise _TooLarge(f"more than {self.limit:,} bytes of JSON, which is the limit")
+        if kind in _SCALARS:
+            return
+        if kind is str or (isinstance(value, str) and not isinstance(value, Enum)):
+            self.text(value)
+        elif isinstance(value, Enum):
+            self.at(value.value, depth)
+        elif isinstance(value, int):
+            if not _MIN_INT <= value <= _MAX_INT:
+                raise _Refused(f"an integer of {value.bit_length()} bits, the limit is signed 64 bit")
+        elif isinstance(value, float):
+            if not isfinite(value):
+                raise _Refused(f"{float(value)} is not JSON, numbers have to be finite")
+        elif isinstance(value, Decimal):
+            if not value.is_finite():
+                raise _Refused(f"Decimal {value} is not JSON, numbers have to be finite")
+        elif isinstance(value, bytes | bytearray | memoryview):
+            raise _Refused(f"{kind.__name__} are not JSON: decode them to text, or to base64 of your own")
+        elif isinstance(value, set | frozenset):
+            raise _Refused(f"a {kind.__name__} is not JSON: pass a sorted list")
+        elif depth >= MAX_DEPTH:
+            raise _Refused(f"nested more than {MAX_DEPTH} levels deep, or contains itself")
+        elif isinstance(value, dict) or depth == 0:
+            for key, item in value.items():
+                self.key(key)
+                self.inside(item, depth, f".{key}" if key.isidentifier() else f"[{safe_repr(key)}]")
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self.inside(item, depth, f"[{index}]")
+        else:
+            self.structured(value, kind, depth)
+
+    def inside(self, item: Any, depth: int, step: str) -> None:
+        try:
+            self.at(item, depth + 1)
+        except _Refused as refused:
+            refused.steps.append(step)
+            raise
+
+    def structured(self, value: Any, kind: type, depth: int) -> None:
+        for name in _field_names(kind):
+            if (item := getattr(value, name, None)) is not msgspec.UNSET:  # left out by the encoder too
+                self.inside(item, depth, f".{name}")
+        if (model := _pydantic()) is not None and isinstance(value, model):
+            try:
+                dumped = _dump(value)
+            except Exception as failed:
+                raise _Refused(f"{_type_name(kind)} cannot be dumped: {one_line(failed)}", failed) from failed
+            self.at(dumped, depth)
+        elif not _is_structured(kind) and not isinstance(value, UUID):
+            raise _Refused(f"a value of type {_type_name(kind)} cannot be stored as JSON")
+
+    def text(self, value: str) -> None:
+        self.budget -= len(value)
+        if "\0" in value:
+            raise _Refused(f"the character NUL at position {value.index(chr(0))}, PostgreSQL cannot store it")
+        try:
+            value.encode()
+        except UnicodeEncodeError as failed:
+            raise _Refused(f"a lone surrogate at position {failed.start}, which is no Unicode text") from None
+
+    def key(self, key: Any) -> None:
+        if not isinstance(key, str):
+            raise _Refused(
+                f"the key {safe_repr(key)} is of type {_type_name(type(key))}, keys have to be strings"
+            )
+        try:
+            self.text(key)
+        except _Refused as refused:
+            refused.reason = f"the key {safe_repr(key)} holds {refused.reason}"
+            raise
+
+
+def _surrogate(args: Mapping[str, Any], limit: int, root: str) -> str:
+    """Finds the lone surrogate that the encoder stumbled over."""
+    try:
+        _Look(limit).at(args, 0)
+    except _Refused as refused:
+        return f"{root}{refused.path()}: {refused.reason}"
+    return f"{root}: a lone surrogate, which is no Unicode text"
+
+
+def _is_structured(kind: type) -> bool:
+    return (
+        hasattr(kind, "__struct_fields__")
+        or hasattr(kind, "__dataclass_fields__")
+        or hasattr(kind, "__attrs_attrs__")
+    )
+
+
+def _field_names(kind: Any) -> Iterator[str]:
+    if hasattr(kind, "__struct_fields__"):
+        yield from kind.__struct_fields__
+    elif hasattr(kind, "__dataclass_fields__"):
+        yield from (field.name for field in dataclasses.fields(kind))
+    elif hasattr(kind, "__attrs_attrs__"):
+        yield from (attribute.name for attribute in kind.__attrs_attrs__)
+
+
+def _pydantic() -> Any:
+    """`pydantic.BaseModel` where the application has loaded pydantic; nothing is imported for it."""
+    module = sys.modules.get("pydantic")
+    return None if module is None else getattr(module, "BaseModel", None)
+
+
+def _dump(model: Any) -> Any:
+    return model.model_dump(mode="json", by_alias=True, round_trip=True)
+
+
+def _hook(value: Any) -> Any:
+    """What msgspec cannot write by itself: pydantic models, and subclasses of the plain types."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, UUID):
+        return UUID(int=value.int)
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _dump(value)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_hook).encode
+
+
+def read_hook(kind: Any, value: Any) -> Any:
+    """What msgspec cannot read by itself, for its `dec_hook`: pydantic models."""
+    if kind is object:
+        return value
+    if (model := _pydantic()) is None or not isinstance(kind, type) or not issubclass(kind, model):
+        raise ValueError(f"a {_type_name(kind)} cannot be read from JSON")
+    try:
+        # from JSON and not from values: a strict model takes a datetime or bytes from JSON text alone
+        return kind.model_validate_json(msgspec.json.encode(value))  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise ValueError(_pydantic_told(error)) from error
+
+
+def _pydantic_told(error: Any) -> str:
+    """A pydantic ValidationError in one line, without the values and the addresses that its text holds."""
+    try:
+        parts = error.errors(include_url=False, include_input=False, include_context=False)
+        told = [f"{'.'.join(map(str, part['loc'])) or 'value'}: {part['msg']}" for part in parts[:3]]
+        return "; ".join(told) + (f"; and {len(parts) - 3} more" if len(parts) > 3 else "")
+    except (AttributeError, KeyError, TypeError):
+        return one_line(error)
+
+
+# Text out of a job ------------------------------------------------------------------------------------
+
+
+def safe_text(value: object, limit: int = MAX_TEXT) -> str:
+    """`str(value)` as text that PostgreSQL can store, at most about `limit` characters. Never raises.
+
+    NUL and lone surrogates are written as escapes; what is too long loses its middle, and says so.
+
+    >>> safe_text("a" + chr(0) + "b")
+    'a\\\\x00b'
+    >>> len(safe_text("x" * 1_000_000, limit=200)) < 260
+    True
+    """
+    return _clean(_contained(str, value), limit)
+
+
+def safe_repr(value: object, limit: int = 80) -> str:
+    """`repr(value)` under the same rules, for messages that show what was given."""
+    return _clean(_contained(repr, value), limit)
+
+
+def one_line(value: object, limit: int = 300) -> str:
+    """`safe_text` with its lines joined: an error's message inside another one."""
+    return " ".join(safe_text(value, limit).split())
+
+
+def _contained(read: Any, value: object) -> str:
+    try:
+        text = read(value)
+        # An instance of a subclass of str could override what is called on it from here on.
+        return text if type(text) is str else str.__str__(text)
+    except BaseException as failed:  # noqa: BLE001
+        # Hazard: a __str__ that raises SystemExit, KeyboardInterrupt or CancelledError would end the worker
+        # or its slot while it records an outcome. None of them can be meant for us: nothing is awaited
+        # here, and the worker's own signal handlers raise nothing.
+        return f"<{_type_name(type(value))} that raised {_type_name(type(failed))} when asked for its text>"
+
+
+def _type_name(kind: type) -> str:
+    try:
+        module, name = type.__getattribute__(kind, "__module__"), type.__getattribute__(kind, "__qualname__")
+        return _clean(f"{name}" if module == "builtins" else f"{module}.{name}", 200)
+    except BaseException:  # noqa: BLE001 - a metaclass may answer anything; see _contained
+        return "a type without a name"
+
+
+def _clean(text: str, limit: int) -> str:
+    if len(text) > limit:
+        head, tail = limit * 2 // 3, limit - limit * 2 // 3
+        text = f"{text[:head]} [… {len(text) - limit:,} characters left out …] {text[len(text) - tail :]}"
+    if "\0" in text:
+        text = text.replace("\0", "\\x00")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorText:
+    """An exception as text: its type's qualified name, its message, its traceback, and its fingerprint.
+
+    The fingerprint is equal for errors of one type that came from the same functions, whatever the
+    message and the line numbers: 16 hexadecimal digits to group failures by.
+    """
+
+    type: str
+    message: str
+    traceback: str
+    fingerprint: str
+
+
+def describe_error(error: BaseException) -> ErrorText:
+    """What is stored of a failed attempt. Never raises, and is bounded in time and size.
+
+    Tracebacks hold no local variables: these hold payloads and secrets.
+
+    >>> describe_error(ValueError("no such card")).message
+    'no such card'
+    """
+    try:
+        frames = list(_frames(error.__traceback__))
+        text = "".join(_chain(error))
+        places = [f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}" for frame, _ in frames[-5:]]
+    except BaseException as failed:  # noqa: BLE001 - an exception class may override anything; see _contained
+        text = f"the traceback could not be written: {_type_name(type(failed))}\n"
+        places = []
+    name = _type_name(type(error))
+    digest = hashlib.sha256("\n".join([name, *places]).encode("utf-8", "backslashreplace"))
+    return ErrorText(name, safe_text(error), _clean(text, MAX_TRACEBACK), digest.hexdigest()[:16])
+
+
+_CHAIN, _GROUP, _HEAD, _TAIL = 8, 5, 5, 25
+
+
+def _chain(error: BaseException, seen: set[int] | None = None, indent: str = "") -> Iterator[str]:
+    """The error after its causes, oldest first as Python prints them; cycles and long chains are cut."""
+    seen = set() if seen is None else seen
+    links: list[tuple[BaseException, str]] = []
+    current: BaseException | None = error
+    told = ""
+    while current is not None and id(current) not in seen and len(links) < _CHAIN:
+        seen.add(id(current))
+        links.append((current, told))
+        if current.__cause__ is not None:
+            current, told = current.__cause__, "The above exception was the direct cause of the following:"
+        elif not current.__suppress_context__:
+            current, told = current.__context__, "During the handling of the above exception came:"
+        else:
+            current = None
+    if current is not None:
+        yield f"{indent}… earlier causes left out …\n\n"
+    for link, reason in reversed(links):
+        yield from _one(link, seen, indent)
+        if reason:
+            yield f"\n{indent}{reason}\n\n"
+
+
+def _one(error: BaseException, seen: set[int], indent: str) -> Iterator[str]:
+    frames = list(_frames(error.__traceback__))
+    if frames:
+        yield f"{indent}Traceback (most recent call last):\n"
+    for index, (frame, line) in enumerate(frames):
+        if _HEAD <= index < len(frames) - _TAIL:
+            if index == _HEAD:
+                yield f"{indent}  … {len(frames) - _HEAD - _TAIL:,} frames left out …\n"
+            continue
+        code = frame.f_code
+        yield f'{indent}  File "{code.co_filename}", line {line}, in {code.co_qualname}\n'
+        if source := linecache.getline(code.co_filename, line).strip():
+            yield f"{indent}    {source[:200]}\n"
+    message = safe_text(error, 2_000)
+    yield f"{indent}{_type_name(type(error))}{': ' if message else ''}{message}\n"
+    notes = getattr(error, "__notes__", None)
+    for note in notes[:_GROUP] if isinstance(notes, list) else ():
+        yield f"{indent}{safe_text(note, 500)}\n"
+    if isinstance(error, BaseExceptionGroup) and len(indent) < 8:
+        for part in error.exceptions[:_GROUP]:
+            yield from _chain(part, seen, indent + "  | ")
+        if len(error.exceptions) > _GROUP:
+            yield f"{indent}  | … {len(error.exceptions) - _GROUP:,} exceptions more …\n"
+
+
+def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    """The frames from the outermost to where it was raised, without the worker's own at the outer end."""
+    outer = True
+    while traceback is not None:
+        frame = traceback.tb_frame
+        outer = outer and str(frame.f_globals.get("__name__")).startswith("pgqueue.worker")
+        if not outer:
+            yield frame, traceback.tb_lineno
+        traceback = traceback.tb_next

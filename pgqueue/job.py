@@ -1,0 +1,168 @@
+"""Frozen values: a job's handle, its states, a claimed job, and the outcomes of an attempt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+
+class JobState(StrEnum):
+    """The seven states. A job is in exactly one; completed and cancelled share the history."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    BLOCKED = "blocked"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an enqueue returns.
+
+    `created` is false when a `unique_key` or an `idempotency_key` led to a job that exists already;
+    `id` is then that job's.
+
+    >>> Job(id=7, created=True)
+    Job(id=7, created=True)
+    """
+
+    id: int
+    created: bool
+
+
+@dataclass(slots=True)
+class ClaimedJob:
+    """One job in a worker's hands: a row of `pgqueue.claim()`, columns in that order."""
+
+    id: int
+    lease: int
+    queue: str
+    lane: int
+    position: int
+    task: str
+    args: str
+    attempt: int
+    max_attempts: int
+    crashes: int
+    options: str | None
+
+    @property
+    def priority(self) -> int:
+        """0 (first) to 9."""
+        return self.lane // 2
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A job that will not be tried again by itself: a row of `pgqueue.find_dead()`.
+
+    `args`, `options` and `errors` are JSON text; `errors` lists every failed attempt, oldest first.
+    """
+
+    id: int
+    queue: str
+    task: str
+    priority: int
+    reason: str
+    error: str | None
+    message: str | None
+    attempt: int
+    max_attempts: int
+    crashes: int
+    created_at: datetime
+    died_at: datetime
+    args: str
+    unique_key: str | None
+    options: str | None
+    errors: str
+
+
+class Outcome(Exception):
+    """An ending that a handler raises on purpose. Not an error; not part of the error tree."""
+
+
+class Retry(Outcome):
+    """Ends the attempt as failed and asks for another one, after `after` if that is given.
+
+    `after` is seconds, a `timedelta`, or text such as `"90s"`, `"5m"`, `"1h"`; without it the
+    task's retry policy decides. When no attempt is left the job becomes a dead letter.
+
+    >>> raise Retry(after="30s", reason="rate limited")
+    Traceback (most recent call last):
+    ...
+    pgqueue.job.Retry: rate limited
+    """
+
+    def __init__(self, *, after: float | str | timedelta | None = None, reason: str = "retry requested"):
+        super().__init__(reason)
+        self.after = None if after is None else seconds(after, name="after")
+
+
+class Snooze(Outcome):
+    """Puts the job off for `delay` without using up the attempt.
+
+    >>> Snooze("10m").delay
+    600.0
+    """
+
+    def __init__(self, delay: float | str | timedelta):
+        super().__init__("snoozed")
+        self.delay = seconds(delay, name="delay")
+
+
+class Fail(Outcome):
+    """Makes the job a dead letter now, whatever attempts are left.
+
+    >>> raise Fail("the account was closed")
+    Traceback (most recent call last):
+    ...
+    pgqueue.job.Fail: the account was closed
+    """
+
+    def __init__(self, reason: str = "failed for good"):
+        super().__init__(reason)
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+MAX_DELAY = 10 * 365 * 86400.0
+"""Ten years, in seconds: no delay is longer."""
+
+
+def seconds(value: Any, *, name: str) -> float:
+    """Reads a duration: seconds, a `timedelta`, or text of number and unit (ms, s, m, h, d, w).
+
+    Raises `pgqueue.errors.InvalidOption` that names the option and what was given.
+
+    >>> seconds("1.5h", name="delay")
+    5400.0
+    """
+    from pgqueue.errors import InvalidOption
+
+    number: float | None = None
+    if isinstance(value, timedelta):
+        number = value.total_seconds()
+    elif isinstance(value, bool):
+        number = None
+    elif isinstance(value, int | float):
+        number = float(value)
+    elif isinstance(value, str):
+        text = value.strip()
+        for unit in ("ms", "s", "m", "h", "d", "w"):
+            if text.endswith(unit):
+                try:
+                    number = float(text[: -len(unit)]) * _UNITS[unit]
+                    break
+                except ValueError:
+                    continue
+    if number is None:
+        raise InvalidOption(
+            f"{name}: expected seconds, a timedelta or text such as '90s' or '5m', got {value!r}"
+        )
+    if not 0 <= number <= MAX_DELAY:  # false for NaN too
+        raise InvalidOption(f"{name}: expected between 0 and 10 years, got {value!r}")
+    return number

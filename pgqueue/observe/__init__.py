@@ -1,0 +1,1 @@
+"""What pgqueue says about itself: the log set-up of the command."""

@@ -1,0 +1,230 @@
+"""Fetches jobs into the hand, and falls asleep without losing a wake-up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from pgqueue import calls
+from pgqueue.errors import DatabaseUnavailable
+from pgqueue.job import ClaimedJob
+from pgqueue.worker.hand import Hand
+from pgqueue.worker.link import Backoff, Link
+
+log = structlog.get_logger("pgqueue.worker")
+
+LANES = 20
+BUSY_SECONDS = 0.2
+"""A worker that has found jobs without a pause for this long is taken off the sleepers."""
+FRUITLESS_LOOKS = 5
+FLOOD_SECONDS = 0.05
+"""After so many wake-ups in a row that led to nothing, a look costs this pause: hints are not trusted."""
+
+
+class Cursors:
+    """Where this worker's next claim starts in each lane: a private hint, 0 for the lane's proven floor.
+
+    Past what it has claimed, so that no claim walks over its dead entries. A lower position may commit
+    later than a higher one, therefore the cursor goes back to the floor whenever a claim came back short,
+    and else after 0.5 s or ten times what the last walk from the floor took.
+    """
+
+    def __init__(self, queues: Sequence[str]):
+        self._of = {queue: [0] * LANES for queue in queues}
+        self._walk_at = 0.0
+
+    def flat(self, queues: Sequence[str]) -> list[int]:
+        """The cursors of `queues`, 20 a queue, in that order."""
+        return [position for queue in queues for position in self._of[queue]]
+
+    def walk_is_due(self, now: float) -> bool:
+        """Goes back to the floors when it is time; true when this claim is such a walk."""
+        if now < self._walk_at:
+            return False
+        for queue in self._of:
+            self.reset(queue)
+        return True
+
+    def walked(self, seconds: float, now: float) -> None:
+        """A walk from the floors took `seconds`."""
+        self._walk_at = now + max(0.5, 10 * seconds)
+
+    def move(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Past the jobs of a claim, which has committed."""
+        for job in jobs:
+            lanes = self._of[job.queue]
+            if job.position >= lanes[job.lane]:
+                lanes[job.lane] = job.position + 1
+
+    def reset(self, queue: str) -> None:
+        """Back to the floors of one queue."""
+        self._of[queue] = [0] * LANES
+
+
+class Claimer:
+    """One service: `run_once` makes one claim; `run` repeats it, and sleeps in between when there is nothing.
+
+    `limits` maps each queue to the most jobs of it that this worker runs at once, None: no own limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        hand: Hand,
+        worker_id: int,
+        limits: Mapping[str, int | None],
+        listens: bool,
+        poll_interval: float,
+    ):
+        self._link = link
+        self._hand = hand
+        self._worker_id = worker_id
+        self._limits = dict(limits)
+        self._queues = list(limits)
+        self._cursors = Cursors(self._queues)
+        self._listens = listens
+        self._poll_interval = poll_interval
+        self._poked = asyncio.Event()
+        self._asleep = False
+        self._asleep_at = 0.0
+        self._writers: list[str] | None = None  # the lockers to wait for; None: not read yet
+        self._busy_since: float | None = None
+        self._fruitless = 0
+        self._stopping = False
+
+    def poke(self, *, forget_sleep: bool = False) -> None:
+        """There may be something: look. `forget_sleep`: the hints were lost, register again before sleeping."""
+        if forget_sleep:
+            self._asleep, self._writers = False, None
+        self._poked.set()
+
+    def stop(self) -> None:
+        """No claim after this; `run` returns."""
+        self._stopping = True
+        self._poked.set()
+        self._hand.has_room.set()
+
+    async def run(self) -> None:
+        """Claims until `stop`. Raises `UnknownWorker` when this worker was declared dead."""
+        backoff = Backoff()
+        while not self._stopping:
+            try:
+                room = self._room()
+                if not any(room):
+                    await self._wait_for_room()
+                elif await self.run_once(room):
+                    await self._note_busy()
+                else:
+                    await self._nap()
+                backoff = Backoff()
+            except DatabaseUnavailable as error:
+                log.warning("database.unavailable", link="claims", error=str(error))
+                self._asleep, self._writers = False, None
+                await asyncio.sleep(backoff.wait())
+        if self._asleep:
+            await self._link.run(calls.wake_up(self._worker_id))
+
+    async def run_once(self, room: tuple[int, ...] | None = None) -> int:
+        """One claim of what fits into the hand; returns how many jobs came."""
+        room = room or self._room()
+        queues = self._queues
+        self._poked.clear()
+        started = time.monotonic()
+        walk = self._cursors.walk_is_due(started)
+        max_jobs = room[-1]
+        jobs = await self._link.run(
+            calls.claim(
+                worker_id=self._worker_id,
+                queues=queues,
+                limits=room[:-1],
+                max_jobs=max_jobs,
+                cursors=self._cursors.flat(queues),
+            )
+        )
+        if jobs:
+            self._hand.put(jobs)
+            self._cursors.move(jobs)
+        now = time.monotonic()
+        if walk:
+            self._cursors.walked(now - started, now)
+        if len(jobs) < max_jobs:
+            came = dict.fromkeys(queues, 0)
+            for job in jobs:
+                came[job.queue] += 1
+            for queue, limit in zip(queues, room, strict=False):
+                if came[queue] < limit:
+                    self._cursors.reset(queue)
+        queues.append(queues.pop(0))  # the next claim begins with another queue, so that none starves
+        return len(jobs)
+
+    def _room(self) -> tuple[int, ...]:
+        """How many jobs may be claimed of each queue, in the order of the queues, and in all; all 0: none."""
+        room = self._hand.room()
+        taken = self._hand.taken
+        limits = [
+            room if (limit := self._limits[queue]) is None else max(0, min(room, limit - taken[queue]))
+            for queue in self._queues
+        ]
+        if not any(limits):
+            self._hand.has_room.clear()
+            return (0,)
+        return (*limits, room)
+
+    async def _wait_for_room(self) -> None:
+        if self._asleep and not await _within(self._hand.has_room, 0.05):
+            # All slots are taken for a while: hints are for somebody who has room.
+            await self._wake_up()
+        await self._hand.has_room.wait()
+
+    async def _note_busy(self) -> None:
+        now = time.monotonic()
+        self._fruitless = 0
+        if self._busy_since is None:
+            self._busy_since = now
+        elif self._asleep and now - self._busy_since > BUSY_SECONDS:
+            await self._wake_up()
+
+    async def _wake_up(self) -> None:
+        self._asleep, self._writers = False, None
+        await self._link.run(calls.wake_up(self._worker_id))
+
+    async def _nap(self) -> None:
+        """A claim found nothing: one step towards sleep, or sleep itself (see `sql/…/sleep.sql`)."""
+        self._busy_since = None
+        if not self._listens:
+            await _within(self._poked, self._poll_interval * random.uniform(0.8, 1.2))
+        elif not self._asleep:
+            pause = self._asleep_at + BUSY_SECONDS - time.monotonic()
+            if pause > 0:  # at most 5 registrations a second
+                await _within(self._poked, pause)
+            self._asleep_at = time.monotonic()
+            await self._link.run(calls.fall_asleep(self._worker_id, self._queues))
+            self._asleep = True
+            self._writers = await self._link.run(calls.writers("ready_jobs"))
+            # and look again: `run` does
+        elif self._writers:
+            # An enqueuer that may have overlooked us has not committed yet.
+            slept = time.monotonic() - self._asleep_at
+            await _within(self._poked, min(0.25, max(0.002, slept / 4)))
+            self._writers = await self._link.run(calls.writers("ready_jobs", self._writers))
+            # and look again: the last look comes after the test that found them gone
+        else:
+            self._fruitless += 1
+            if self._fruitless > FRUITLESS_LOOKS:
+                await asyncio.sleep(FLOOD_SECONDS)
+            await self._poked.wait()
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    """Waits for an event, at most `seconds`; whether it came."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

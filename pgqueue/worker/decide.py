@@ -1,0 +1,82 @@
+"""What an attempt's ending means. Pure: decide here, do in the settler."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pgqueue.encoding import ErrorText, describe_error
+from pgqueue.errors import InvalidArgs, InvalidOption
+from pgqueue.job import ClaimedJob, Fail, Retry, Snooze
+from pgqueue.retry import RetryPolicy, from_json
+from pgqueue.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The handler returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed. `delay` seconds until the next one; None: a dead letter for `reason`."""
+
+    error: ErrorText
+    delay: float | None
+    reason: str = "exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class Snoozed:
+    """Put off by `delay` seconds, the attempt given back."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Given back untouched, for somebody else to run now."""
+
+
+Ending: TypeAlias = Completed | Failed | Snoozed | Released
+
+COMPLETED = Completed()
+RELEASED = Released()
+
+
+def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -> Ending:
+    """The ending of an attempt that returned (`error` is None) or raised."""
+    match error:
+        case None:
+            return COMPLETED
+        case Snooze():
+            return Snoozed(error.delay)
+        case Fail():
+            return Failed(describe_error(error), None, "failed")
+        case Retry(after=float() as after):
+            return Failed(describe_error(error), _unless_exhausted(job, after))
+        case _ if isinstance(error, task.permanent):
+            return Failed(describe_error(error), None, "permanent")
+        case _:
+            delay = policy_of(job, task).delay(job.attempt, error)
+            return Failed(describe_error(error), None if delay is None else _unless_exhausted(job, delay))
+
+
+def misfit(error: InvalidArgs) -> Failed:
+    """The ending of a job whose args no longer fit its function: trying again cannot help."""
+    return Failed(describe_error(error), None, "invalid_args")
+
+
+def policy_of(job: ClaimedJob, task: Task[..., Any]) -> RetryPolicy:
+    """The job's own retry policy if it was enqueued with one, else its task's."""
+    if job.options is None or '"retry"' not in job.options:
+        return task.retry
+    try:
+        return from_json(json.loads(job.options)["retry"])
+    except (InvalidOption, LookupError, TypeError, ValueError):
+        return task.retry  # written by another language or a newer release: the task's own still holds
+
+
+def _unless_exhausted(job: ClaimedJob, delay: float) -> float | None:
+    return delay if job.attempt < job.max_attempts else None

@@ -1,0 +1,148 @@
+"""What a worker holds: the jobs that it has claimed and not settled, from claim to settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from pgqueue.job import ClaimedJob
+from pgqueue.worker.board import Board
+
+MAX_AHEAD = 2000
+"""Jobs that may wait in the buffer, at the most."""
+AHEAD_SECONDS = 0.05
+"""The buffer holds what the slots will use in this time, so that long jobs are never hoarded."""
+
+
+def capacity(concurrency: int) -> int:
+    """How many jobs a worker may hold: running, waiting, and ended but not yet settled."""
+    return concurrency + 4 * MAX_AHEAD
+
+
+class Hand:
+    """The buffer between claimer and slots, and the counts that bound it.
+
+    `held` counts what is claimed and not settled, `taken` by queue what is claimed and not ended, `begun` all
+    that was ever started.
+    """
+
+    def __init__(self, concurrency: int, board: Board):
+        self.concurrency = concurrency
+        self.waiting: deque[ClaimedJob] = deque()
+        self.taken: Counter[str] = Counter()
+        self.held = 0
+        self.running = 0
+        self.has_room = asyncio.Event()
+        self.closed = False
+        self.begun = 0
+        self._board = board
+        self._cells = list(range(board.capacity - 1, -1, -1))
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._low_water = 0
+        self._ended = 0
+        self._rate = 0.0
+        self._sampled_at = time.monotonic()
+
+    # What the claimer asks
+
+    def room(self) -> int:
+        """How many jobs the claimer should fetch now; 0: it should wait for `has_room`.
+
+        A fetch waits until it is worth a round trip, unless a slot stands idle.
+        """
+        free = self.concurrency - self.running
+        ahead = self._ahead()
+        want = min(free + ahead - len(self.waiting), capacity(self.concurrency) - self.held, 1000)
+        self._low_water = (free + ahead) // 2
+        if want > 0 and (len(self.waiting) <= self._low_water or len(self.waiting) < free):
+            return want
+        self.has_room.clear()
+        return 0
+
+    def put(self, jobs: list[ClaimedJob]) -> None:
+        """Takes a claim's jobs in and wakes as many idle slots."""
+        self.waiting.extend(jobs)
+        self.held += len(jobs)
+        self._board.in_hand = self.held
+        for job in jobs:
+            self.taken[job.queue] += 1
+        self._wake_slots(len(jobs))
+
+    def give_up(self) -> list[ClaimedJob]:
+        """Takes every job that no slot has begun out of the buffer, to be released."""
+        jobs = list(self.waiting)
+        self.waiting.clear()
+        for job in jobs:
+            self.taken[job.queue] -= 1
+        self.has_room.set()
+        return jobs
+
+    # What a slot asks
+
+    async def wait_for_job(self) -> bool:
+        """Waits until the buffer may have a job; False when the worker stops and there will be none."""
+        while not self.waiting:
+            if self.closed:
+                return False
+            arrival = asyncio.get_running_loop().create_future()
+            self._idle.append(arrival)
+            try:
+                await arrival
+            except asyncio.CancelledError:
+                if not arrival.cancelled() and self.waiting:
+                    self._wake_slots(1)  # the wake-up was ours; somebody else has to take the job
+                raise
+        return True
+
+    def take(self) -> tuple[ClaimedJob, int]:
+        """The next job and the cell of the board that says it has started."""
+        job = self.waiting.popleft()
+        self.running += 1
+        self.begun += 1
+        cell = self._cells.pop()
+        self._board.write(cell, job.id)
+        if len(self.waiting) <= self._low_water:
+            self.has_room.set()
+        return job, cell
+
+    def ended(self, job: ClaimedJob) -> None:
+        """A slot is done with a job; its ending goes to the settler."""
+        self.running -= 1
+        self._ended += 1
+        self.taken[job.queue] -= 1
+        if not self.waiting:
+            self.has_room.set()
+
+    def settled(self, cells: Iterable[int]) -> None:
+        """The database knows the endings of the jobs that had these cells."""
+        count = 0
+        for cell in cells:
+            count += 1
+            if cell >= 0:
+                self._board.write(cell, 0)
+                self._cells.append(cell)
+        self.held -= count
+        self._board.in_hand = self.held
+        self.has_room.set()
+
+    def close(self) -> None:
+        """No more jobs: idle slots end."""
+        self.closed = True
+        self._wake_slots(len(self._idle))
+
+    def _wake_slots(self, count: int) -> None:
+        while count > 0 and self._idle:
+            arrival = self._idle.popleft()
+            if not arrival.done():
+                arrival.set_result(None)
+                count -= 1
+
+    def _ahead(self) -> int:
+        now = time.monotonic()
+        passed = now - self._sampled_at
+        if passed >= 0.02:
+            self._rate = 0.5 * self._rate + 0.5 * self._ended / passed
+            self._ended, self._sampled_at = 0, now
+        return min(MAX_AHEAD, int(self._rate * AHEAD_SECONDS))

@@ -1,0 +1,132 @@
+"""A connection of the worker's own that comes back after every outage."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+
+from pgqueue.calls import Call
+from pgqueue.drivers import run, translate
+from pgqueue.errors import DatabaseUnavailable, SchemaError
+
+T = TypeVar("T")
+
+log = structlog.get_logger("pgqueue.worker")
+
+# Half-open connections are noticed within 20 s: a silent one by keepalives, one with data under way by the
+# user timeout. libpq ignores them on a unix socket.
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 8,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "connect_timeout": 10,
+}
+
+# What a role or a database may have set, and would break a worker: the isolation that the SQL relies on,
+# and time-outs that end an idle connection or a round of upkeep.
+_SESSION = """
+    select set_config('default_transaction_isolation', 'read committed', false),
+           set_config('default_transaction_read_only', 'off', false),
+           set_config('statement_timeout', '60s', false), set_config('lock_timeout', '30s', false),
+           set_config('idle_session_timeout', '0', false),
+           set_config('idle_in_transaction_session_timeout', '0', false)"""
+
+
+class Backoff:
+    """Waits between two tries: 50 ms, doubling to `cap` seconds, each spread over half to all of it."""
+
+    def __init__(self, cap: float = 1.0):
+        self.cap = cap
+        self._next = 0.05
+
+    def wait(self) -> float:
+        """The next wait, in seconds."""
+        wait, self._next = self._next, min(self.cap, self._next * 2)
+        return wait * random.uniform(0.5, 1)
+
+
+async def connect(dsn: str, *, name: str, pooled: bool) -> psycopg.AsyncConnection[Any]:
+    """A new autocommit connection; raises what `pgqueue.drivers.translate` makes of a refusal.
+
+    `pooled` (behind a transaction pooler): no prepared statements and no session settings, for both would
+    reach other clients.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            dsn,
+            autocommit=True,
+            prepare_threshold=None if pooled else 1,
+            application_name=name,
+            **KEEPALIVES,  # type: ignore[arg-type]
+        )
+    except psycopg.OperationalError as error:
+        raise translate(error) or DatabaseUnavailable(str(error)) from error
+    if not pooled:
+        try:
+            await connection.execute(_SESSION)
+        except psycopg.Error as error:
+            await connection.close()
+            raise translate(error) or error from error
+    return connection
+
+
+class Link:
+    """One connection, opened when it is needed and opened again after it was lost.
+
+    Calls of one link run one after the other.
+    """
+
+    def __init__(self, dsn: str, *, name: str, pooled: bool = False):
+        self._dsn = dsn
+        self._name = name
+        self._pooled = pooled
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._lock = asyncio.Lock()
+        self.generation = 0
+        """Counts connections: a change says that session state (LISTEN, locks) is gone."""
+
+    async def run(self, call: Call[T]) -> T:
+        """Runs `call` once. Raises `DatabaseUnavailable` when the server is away; the next run reconnects."""
+        async with self._lock:
+            connection = self._connection
+            if connection is None or connection.closed:
+                connection = self._connection = await connect(self._dsn, name=self._name, pooled=self._pooled)
+                self.generation += 1
+            try:
+                return await run(connection, call)
+            except (DatabaseUnavailable, asyncio.CancelledError):
+                # Cancelled in the middle of a call, the connection may hold half an answer.
+                await self._drop()
+                raise
+
+    async def persist(self, call: Call[T]) -> tuple[T, bool]:
+        """Runs `call` until the database has answered it. Returns the answer, and whether it took more tries.
+
+        After more than one try an earlier one may have been carried out without our hearing of it.
+        """
+        backoff, retried = Backoff(), False
+        while True:
+            try:
+                return await self.run(call), retried
+            except SchemaError:
+                raise
+            except DatabaseUnavailable as error:
+                log.warning("database.unavailable", link=self._name, error=str(error), retried=retried)
+            retried = True
+            await asyncio.sleep(backoff.wait())
+
+    async def close(self) -> None:
+        """Closes the connection; the link may be used again."""
+        async with self._lock:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

@@ -1,0 +1,53 @@
+"""Finds the app that a command names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+
+from pgqueue.app import App
+from pgqueue.errors import AppNotFound
+
+
+def load_app(path: str) -> App:
+    """Imports `module:attribute` (attribute `app` by default) with the current folder on the path.
+
+    Raises `AppNotFound` that says which part of the path leads nowhere; when the module itself raises, the
+    message ends with that error and its line.
+    """
+    module_name, _, attribute = path.partition(":")
+    attribute = attribute or "app"
+    if not module_name or not all(part.isidentifier() for part in module_name.split(".")):
+        raise AppNotFound(f"{path!r} is no app path: expected module:attribute, such as myapp.tasks:app")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise AppNotFound(
+                f"there is no module {error.name!r} (app path {path!r}): run the command from the folder that "
+                "holds it, or install it"
+            ) from error
+        raise AppNotFound(_raised(path, error)) from error
+    except Exception as error:
+        raise AppNotFound(_raised(path, error)) from error
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            apps = [key for key, value in vars(found).items() if isinstance(value, App)]
+            hint = f"; it has {', '.join(apps)}" if apps else ""
+            raise AppNotFound(f"module {module_name!r} has no {name!r} (app path {path!r}){hint}")
+        found = getattr(found, name)
+    if not isinstance(found, App):
+        raise AppNotFound(f"{path!r} is a {type(found).__name__}, not a pgqueue.App")
+    return found
+
+
+def _raised(path: str, error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    # the innermost frame of the user's own code, not of the import machinery
+    places = [frame for frame in frames if "importlib" not in frame.filename]
+    where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
+    return f"app path {path!r}: importing it raised {type(error).__name__}: {error}{where}"

@@ -1,0 +1,149 @@
+"""Records endings, in batches: what gathers while one batch is under way is the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+import structlog
+
+from pgqueue import calls
+from pgqueue.calls import Call
+from pgqueue.encoding import safe_text
+from pgqueue.errors import PgqueueError
+from pgqueue.job import ClaimedJob
+from pgqueue.worker.decide import Completed, Ending, Failed, Released, Snoozed
+from pgqueue.worker.hand import Hand
+from pgqueue.worker.link import Backoff, Link
+
+log = structlog.get_logger("pgqueue.worker")
+
+BATCH = 1000
+NO_CELL = -1
+"""The cell of a job that had not started."""
+
+_Item = tuple[ClaimedJob, int]
+_Failure = tuple[ClaimedJob, int, Failed]
+_Snooze = tuple[ClaimedJob, int, float]
+
+
+class Settler:
+    """One service: `run_once` records what has gathered; `run` repeats it whenever there is something."""
+
+    def __init__(self, *, link: Link, hand: Hand):
+        self._link = link
+        self._hand = hand
+        self._completed: list[_Item] = []
+        self._failed: list[_Failure] = []
+        self._snoozed: list[_Snooze] = []
+        self._released: list[_Item] = []
+        self._wanted = asyncio.Event()
+
+    def completed(self, job: ClaimedJob, cell: int) -> None:
+        """The fast lane of `settle`: the handler returned."""
+        self._completed.append((job, cell))
+        self._wanted.set()
+
+    def settle(self, job: ClaimedJob, cell: int, ending: Ending) -> None:
+        """Takes an ending; it is recorded with the next batch."""
+        match ending:
+            case Completed():
+                self._completed.append((job, cell))
+            case Failed():
+                self._failed.append((job, cell, ending))
+            case Snoozed():
+                self._snoozed.append((job, cell, ending.delay))
+            case Released():
+                self._released.append((job, cell))
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Settles until cancelled."""
+        while True:
+            await self._wanted.wait()
+            await self.run_once()
+
+    async def run_once(self) -> None:
+        """Records all that has gathered, whatever outage comes between."""
+        self._wanted.clear()
+        while self._completed:
+            batch, self._completed = self._completed[:BATCH], self._completed[BATCH:]
+            await self._end("complete", batch, calls.complete(*_columns(batch)))
+        while self._failed:
+            failures, self._failed = self._failed[:BATCH], self._failed[BATCH:]
+            await self._fail(failures)
+        while self._snoozed:
+            snoozed, self._snoozed = self._snoozed[:BATCH], self._snoozed[BATCH:]
+            delays = [delay for *_, delay in snoozed]
+            await self._end("snooze", snoozed, calls.snooze(*_columns(snoozed), delays))
+        while self._released:
+            released, self._released = self._released[:BATCH], self._released[BATCH:]
+            await self._end("release", released, calls.release(*_columns(released)))
+
+    async def _fail(self, failures: list[_Failure]) -> None:
+        call = calls.fail(_failures_json(failures))
+        try:
+            await self._end("fail", failures, call, give_up=True)
+        except (psycopg.Error, PgqueueError) as error:
+            # Hazard: nothing in an error's text may stop the failure from being recorded. The texts are
+            # safe already (encoding.describe_error); whatever the server still refuses goes without them.
+            log.error("settle.refused", ending="fail", jobs=len(failures), error=safe_text(error, 500))
+            for job, cell, ending in failures:
+                bare = {"id": job.id, "lease": job.lease, "error": "pgqueue.Unrecordable"}
+                bare |= {"message": "the error's text was refused by the server", "reason": ending.reason}
+                bare |= {"delay": ending.delay}
+                await self._end("fail", [(job, cell)], calls.fail(msgspec.json.encode([bare]).decode()))
+
+    async def _end(
+        self, verb: str, batch: Sequence[tuple[Any, ...]], call: Call[list[int]], *, give_up: bool = False
+    ) -> None:
+        """Runs `call` until the database has answered it, reports what it did not accept, lets the jobs go.
+
+        `give_up`: what the server refuses for good is raised and not tried again.
+        """
+        backoff, unsure = Backoff(), False
+        while True:
+            try:
+                accepted, retried = await self._link.persist(call)
+                unsure = unsure or retried
+                break
+            except (psycopg.Error, PgqueueError) as error:
+                if give_up and (isinstance(error, psycopg.DataError) or not isinstance(error, psycopg.Error)):
+                    raise
+                # A deadlock, a lock time-out, a full disk: the ending stays in hand until it is recorded.
+                log.error("settle.failed", ending=verb, jobs=len(batch), error=safe_text(error, 500))
+                unsure = True
+                await asyncio.sleep(backoff.wait())
+        if len(accepted) < len(batch):
+            kept = set(accepted)
+            for job, *_ in batch:
+                if job.id not in kept:
+                    # After an unsure try the first one may have been recorded without our hearing of it.
+                    event = "settle.unconfirmed" if unsure else "lease.lost"
+                    log.warning(event, job_id=job.id, task=job.task, queue=job.queue, dropped=verb)
+        self._hand.settled(item[1] for item in batch)
+
+
+def _columns(batch: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[int]]:
+    return [item[0].id for item in batch], [item[0].lease for item in batch]
+
+
+def _failures_json(failures: Sequence[_Failure]) -> str:
+    return msgspec.json.encode(
+        [
+            {
+                "id": job.id,
+                "lease": job.lease,
+                "error": ending.error.type,
+                "message": ending.error.message,
+                "traceback": ending.error.traceback,
+                "fingerprint": ending.error.fingerprint,
+                "delay": ending.delay,
+                "reason": ending.reason,
+            }
+            for job, _, ending in failures
+        ]
+    ).decode()

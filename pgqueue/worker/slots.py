@@ -1,0 +1,163 @@
+"""The slots: long-lived asyncio tasks that take job after job from the hand and run it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+
+from pgqueue.context import Context, current_job
+from pgqueue.errors import InvalidArgs, LeaseLost
+from pgqueue.job import ClaimedJob
+from pgqueue.task import Task
+from pgqueue.worker.decide import COMPLETED, RELEASED, Ending, Failed, Snoozed, decide, misfit
+from pgqueue.worker.executors.coroutines import InContext
+from pgqueue.worker.executors.threads import Threads
+from pgqueue.worker.executors.transactional import NotStarted, Transactions
+from pgqueue.worker.hand import Hand
+from pgqueue.worker.settler import Settler
+
+log = structlog.get_logger("pgqueue.worker")
+
+BREATH = 64
+"""After so many jobs in a row that never suspended, a slot lets the loop breathe."""
+
+
+class Slots:
+    """`hand.concurrency` slots over one registry of tasks."""
+
+    def __init__(
+        self,
+        *,
+        tasks: Mapping[str, Task[..., Any]],
+        hand: Hand,
+        settler: Settler,
+        threads: Threads,
+        transactions: Transactions,
+        on_unknown_task: Any,
+    ):
+        self._tasks = tasks
+        self._hand = hand
+        self._settler = settler
+        self._threads = threads
+        self._transactions = transactions
+        self._on_unknown_task = on_unknown_task
+        self._cancelling = False
+        self._slots: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts the slots; each ends when the hand is closed and empty."""
+        self._slots = [
+            asyncio.create_task(self._serve(), name=f"pgqueue slot {number}")
+            for number in range(self._hand.concurrency)
+        ]
+
+    async def wait(self) -> None:
+        """Waits until every slot has ended."""
+        await asyncio.gather(*self._slots)
+
+    def cancel(self) -> None:
+        """Cancels what runs: each handler's cleanup runs, its job is released with the attempt given back."""
+        self._cancelling = True
+        for slot in self._slots:
+            slot.cancel()
+
+    async def _serve(self) -> None:
+        hand, settler = self._hand, self._settler
+        in_a_row = 0
+        while True:
+            if not hand.waiting:
+                in_a_row = 0
+                if not await hand.wait_for_job():
+                    return
+            elif in_a_row > BREATH:
+                in_a_row = 0
+                await asyncio.sleep(0)
+                continue
+            in_a_row += 1
+            job, cell = hand.take()
+            ending = await self._run(job)
+            hand.ended(job)
+            if ending is COMPLETED:
+                settler.completed(job, cell)
+            elif ending is None:
+                hand.settled((cell,))
+            else:
+                settler.settle(job, cell, ending)
+
+    async def _run(self, job: ClaimedJob) -> Ending | None:
+        """Runs one attempt and decides its ending. None: it is settled already, or no longer ours."""
+        task = self._tasks.get(job.task)
+        if task is None:
+            return Snoozed(self._on_unknown_task(job))
+        try:
+            args = task.decode(job.args)
+        except InvalidArgs as error:
+            return self._note(job, misfit(error))
+        context = contextvars.copy_context()
+        context.run(current_job.set, job)
+        try:
+            if task.transactional:
+                await self._transactions.run(task, job, self._handler(task, job, args, context), context)
+                return None
+            if task.is_async:
+                if task.takes_context:
+                    await InContext(task.function(Context(job), **args), context)
+                else:
+                    await InContext(task.function(**args), context)
+            elif task.takes_context:
+                await self._threads.run(context, partial(task.function, Context(job), **args))
+            else:
+                await self._threads.run(context, partial(task.function, **args))
+            return COMPLETED
+        except NotStarted as error:
+            log.warning("database.unavailable", link="transactional", error=str(error), job_id=job.id)
+            return Snoozed(1.0)
+        except LeaseLost as error:
+            if not task.transactional:
+                return self._note(job, decide(job, task, error))
+            log.warning("lease.lost", job_id=job.id, task=job.task, queue=job.queue, dropped="transaction")
+            return None
+        except asyncio.CancelledError as error:
+            if self._cancelling:
+                return RELEASED
+            # Nobody cancelled this slot: the handler raised it (a cancelled task of its own, say).
+            return self._note(job, decide(job, task, error))
+        except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the handler's as well
+            return self._note(job, decide(job, task, error))
+
+    def _handler(
+        self, task: Task[..., Any], job: ClaimedJob, args: dict[str, Any], context: contextvars.Context
+    ) -> Any:
+        """The handler of a transactional task, waiting for its connection."""
+
+        def call(connection: Any) -> Any:
+            if task.takes_context:
+                result = task.function(Context(job, connection), **args)
+            else:
+                result = task.function(**args)
+            return InContext(result, context) if task.is_async else result
+
+        return call
+
+    def _note(self, job: ClaimedJob, ending: Ending) -> Ending:
+        if isinstance(ending, Failed):
+            dead = ending.delay is None
+            log.log(
+                40 if dead else 30,
+                "job.dead" if dead else "job.failed",
+                job_id=job.id,
+                task=job.task,
+                queue=job.queue,
+                attempt=job.attempt,
+                max_attempts=job.max_attempts,
+                error=ending.error.type,
+                message=ending.error.message[:500],
+                reason=ending.reason if dead else None,
+                retry_in=None if ending.delay is None else round(ending.delay, 3),
+            )
+        return ending

@@ -1,0 +1,391 @@
+"""The supervisor: signals, heartbeats, upkeep, and the children's lives. It runs no user code.
+
+Because it does not, a handler that blocks its loop or holds the GIL costs no lease: the beat goes on here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+
+from pgqueue import calls
+from pgqueue.drivers import run, translate
+from pgqueue.errors import DatabaseUnavailable, PgqueueError, SchemaError
+from pgqueue.settings import Settings
+from pgqueue.version import __version__
+from pgqueue.worker.board import Board
+from pgqueue.worker.child import EXIT_CONFIGURATION, Orders
+from pgqueue.worker.hand import capacity
+from pgqueue.worker.link import Backoff, Link, connect
+from pgqueue.worker.listener import listen_works
+
+log = structlog.get_logger("pgqueue.worker")
+
+READY_SECONDS = 60.0
+KILL_GRACE = 10.0
+"""Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
+FLOORS_SECONDS = 2.0
+RETAIN_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class ChildProcess:
+    """One child: its process, its row, its board."""
+
+    number: int
+    worker_id: int
+    process: asyncio.subprocess.Process
+    board: Board
+    ready: asyncio.Future[None]
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the kernel reports it stopped (SIGSTOP, a debugger): then nobody beats for it."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat", "rb") as stat:
+                return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except OSError:
+            return False
+
+
+class Supervisor:
+    """Starts `settings.processes` children for an app and keeps them, until it is told to stop.
+
+    `limits` maps each queue to the most jobs of it that one child runs at once, None: no own limit.
+    """
+
+    def __init__(self, *, app: str, settings: Settings, limits: Mapping[str, int | None]):
+        if settings.dsn is None:
+            raise ValueError("a supervisor needs a DSN")
+        self._app = app
+        self._settings = settings
+        self._dsn = settings.dsn
+        self._limits = dict(limits)
+        self._queues = list(limits)
+        self._id = secrets.randbits(62) + 1
+        self._children: dict[int, ChildProcess] = {}
+        self._listens = True
+        self._stops = 0
+        self._stopping = asyncio.Event()
+        self._exit_code = 0
+        self._beats: Link
+        self._upkeep: Link
+        self._session: int | None = None
+
+    async def run(self) -> int:
+        """Works until stopped; returns the exit code. Raises the errors of a start that cannot succeed."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.stop)
+        await self._check_database()
+        pooled = not self._listens
+        self._beats = Link(self._dsn, name="pgqueue supervisor beats", pooled=pooled)
+        self._upkeep = Link(self._dsn, name="pgqueue supervisor upkeep", pooled=pooled)
+        services = [asyncio.create_task(service) for service in (self._beat(), self._keep_up())]
+        keepers = [asyncio.create_task(self._keep(number)) for number in range(self._settings.processes)]
+        keeping: asyncio.Future[Any] = asyncio.gather(*keepers)
+        waited_for: list[asyncio.Future[Any]] = [*services, keeping]
+        try:
+            done, _ = await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a service never returns: it raised, and this supervisor cannot go on
+        finally:
+            for child in self._children.values():
+                _signal(child, signal.SIGKILL)  # only after an error: a keeper ends with its child
+            for task in (*services, *keepers):
+                task.cancel()
+            await self._beats.close()
+            await self._upkeep.close()
+        log.info("worker.stopped", exit_code=self._exit_code)
+        return self._exit_code
+
+    def stop(self) -> None:
+        """The first time: children drain. The second: they cancel and release. The third: they are killed."""
+        self._stops += 1
+        self._stopping.set()
+        log.info("worker.stopping", how=("drain", "cancel and release", "kill")[min(self._stops, 3) - 1])
+        for child in self._children.values():
+            _signal(child, signal.SIGTERM if self._stops < 3 else signal.SIGKILL)
+
+    # Children
+
+    async def _keep(self, number: int) -> None:
+        """Runs one child after the other in this place."""
+        backoff = Backoff(cap=30.0)
+        while not self._stopping.is_set():
+            child = await self._start(number)
+            code = await self._outlive(child)
+            if code == EXIT_CONFIGURATION and not self._stopping.is_set():
+                self._exit_code = 2
+                if self._stops == 0:
+                    self.stop()
+                return
+            if self._stopping.is_set():
+                return
+            log.error(
+                "worker.child_died", worker=child.worker_id, pid=child.process.pid, ended_by=_ended_by(code)
+            )
+            if time.monotonic() - child.started_at > 30:
+                backoff = Backoff(cap=30.0)
+            await _either(self._stopping.wait(), backoff.wait())
+
+    async def _start(self, number: int) -> ChildProcess:
+        settings = self._settings
+        worker_id, _ = await self._beats.persist(
+            calls.register(
+                supervisor_id=self._id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                version=__version__,
+                queues=self._queues,
+                concurrency=settings.concurrency,
+                lease=settings.lease,
+                session_lock=self._listens,
+            )
+        )
+        board = Board.create(capacity(settings.concurrency))
+        ready_in, ready_out = os.pipe()
+        orders = Orders(
+            worker_id=worker_id,
+            dsn=self._dsn,
+            app=self._app,
+            limits=self._limits,
+            concurrency=settings.concurrency,
+            drain_limit=settings.drain_limit,
+            listens=self._listens,
+            poll_interval=settings.poll_interval,
+            transactional_connections=settings.transactional_connections,
+            board_fd=board.fd,
+            ready_fd=ready_out,
+            log_format=settings.log_format,
+            log_level=settings.log_level,
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pgqueue.worker.child",
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=(board.fd, ready_out),
+            start_new_session=True,  # a Ctrl-C in the terminal is for the supervisor, which tells the children
+        )
+        os.close(ready_out)
+        child = ChildProcess(number, worker_id, process, board, _when_readable(ready_in))
+        self._children[worker_id] = child
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(orders) + b"\n")
+        if self._stops:
+            _signal(child, signal.SIGTERM)
+        child.ready.add_done_callback(
+            lambda _: log.info(
+                "worker.started", worker=worker_id, pid=process.pid, queues=self._queues, app=self._app
+            )
+        )
+        return child
+
+    async def _outlive(self, child: ChildProcess) -> int:
+        """Waits for a child's end and takes back what it held; returns its exit code."""
+        ended = asyncio.create_task(child.process.wait())
+        try:
+            await _either(ended, self._stopping.wait())
+            if not ended.done():
+                patience = self._settings.drain_limit + KILL_GRACE
+                await _either(ended, asyncio.sleep(patience))
+                if not ended.done():
+                    log.error("worker.child_killed", worker=child.worker_id, pid=child.process.pid)
+                    _signal(child, signal.SIGKILL)
+            code = await ended
+        finally:
+            self._children.pop(child.worker_id, None)
+        if not child.ready.done():
+            child.ready.cancel()
+        started = child.board.started()
+        rescue = calls.rescue(child.worker_id, started)
+        if self._stops and not started:
+            # On the way out: do not wait for a database that is away, the lease sees to the rest.
+            await _either(self._upkeep.persist(rescue), asyncio.sleep(5))
+        else:
+            rescued, _ = await self._upkeep.persist(rescue)
+            if rescued:
+                log.warning("jobs.rescued", worker=child.worker_id, jobs=rescued, started=len(started))
+        child.board.close()
+        return code
+
+    def _poke_children(self) -> None:
+        for child in self._children.values():
+            if child.process.stdin is not None and not child.process.stdin.is_closing():
+                child.process.stdin.write(b"!")
+
+    def _replace(self, worker_id: int) -> None:
+        """A child that the database knows no more: its jobs belong to others, so it goes at once."""
+        child = self._children.get(worker_id)
+        if child is not None:
+            log.error("worker.declared_dead", worker=worker_id, pid=child.process.pid)
+            _signal(child, signal.SIGKILL)
+
+    # Services
+
+    async def _beat(self) -> None:
+        """Beats for the children that hold jobs; those that hold none get their beat from upkeep."""
+        while True:
+            await asyncio.sleep(self._settings.beat * random.uniform(0.9, 1.0))
+            alive = [
+                child.worker_id
+                for child in self._children.values()
+                if child.board.in_hand and not child.is_stopped
+            ]
+            try:
+                if alive:
+                    await self._hold_session()
+                    for worker_id in await self._beats.run(calls.heartbeat(alive)):
+                        self._replace(worker_id)
+            except DatabaseUnavailable as error:
+                log.warning("database.unavailable", link="beats", error=str(error))
+            except SchemaError:
+                raise
+            except PgqueueError as error:
+                log.error("heartbeat.failed", error=str(error))
+
+    async def _hold_session(self) -> None:
+        """Takes the session lock again after each reconnection, before a beat says that we are here."""
+        if self._listens and self._session != self._beats.generation:
+            held = await self._beats.run(calls.hold_session(self._id))
+            self._session = self._beats.generation if held else None
+
+    async def _keep_up(self) -> None:
+        """Rounds of upkeep; whoever leads also proves floors and keeps the partitions."""
+        backoff = Backoff()
+        floors_at = retain_at = 0.0
+        while True:
+            try:
+                await self._hold_session()
+                done = await self._round()
+                now = time.monotonic()
+                if done.floors_due and now >= floors_at:
+                    floors_at = now + FLOORS_SECONDS * 0.95
+                    await self._duty("prove_floors", calls.prove_floors())
+                if done.retain_due and now >= retain_at:
+                    retain_at = now + RETAIN_SECONDS
+                    await self._duty("retain", calls.retain())
+                backoff = Backoff()
+                pause = done.next_seconds * (1.0 if done.led else random.uniform(0.95, 1.05))
+            except DatabaseUnavailable as error:
+                log.warning("database.unavailable", link="upkeep", error=str(error))
+                pause = backoff.wait()
+            await asyncio.sleep(max(0.01, pause))
+
+    async def _round(self) -> calls.UpkeepRound:
+        settings = self._settings
+        alive = [child.worker_id for child in self._children.values() if not child.is_stopped]
+        done = await self._upkeep.run(
+            calls.upkeep(
+                supervisor_id=self._id,
+                worker_ids=alive,
+                queues=self._queues,
+                round_seconds=settings.upkeep_interval / 2,
+                overdue_seconds=settings.upkeep_interval,
+            )
+        )
+        for worker_id in done.missing:
+            self._replace(worker_id)
+        if done.look:
+            self._poke_children()
+        if done.rescued:
+            log.warning("jobs.rescued", jobs=done.rescued)
+        for problem in done.problems:
+            log.error("upkeep.problem", problem=problem)
+        return done
+
+    async def _duty(self, name: str, call: calls.Call[Any]) -> None:
+        """One of the leader's calls; its failure stops no other."""
+        try:
+            await self._upkeep.run(call)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged; the next round tries again
+            log.error("upkeep.problem", problem=f"{name}: {error}")
+
+    # Start
+
+    async def _check_database(self) -> None:
+        """Refuses an unknown schema before data is touched, and finds out what the server offers."""
+        connection = await connect(self._dsn, name="pgqueue supervisor", pooled=True)
+        try:
+            (await run(connection, calls.protocol())).check()
+            row = await (await connection.execute("show transaction_isolation")).fetchone()
+        except Exception as error:
+            raise translate(error) or error from error
+        finally:
+            await connection.close()
+        if self._settings.wake == "auto":
+            self._listens = await listen_works(self._dsn)
+            if not self._listens:
+                log.warning(
+                    "wake.poll",
+                    reason="LISTEN is silent on this DSN (a transaction pooler?)",
+                    remedy="give workers a direct DSN, or set wake = 'poll' to say that this is wanted",
+                    poll_interval=self._settings.poll_interval,
+                )
+        else:
+            self._listens = self._settings.wake == "listen"
+        if not self._listens and row and row[0] != "read committed":
+            raise PgqueueError(
+                f"the default isolation of this role is {row[0]}, and a pooled connection cannot change it: "
+                "alter role … set default_transaction_isolation = 'read committed'"
+            )
+
+
+async def _either(*waited_for: Any) -> None:
+    """Waits for the first of several awaitables or numbers of seconds; cancels the others but given tasks."""
+    tasks, ours = [], []
+    for awaitable in waited_for:
+        if isinstance(awaitable, int | float):
+            awaitable = asyncio.sleep(awaitable)
+        if isinstance(awaitable, asyncio.Task):
+            tasks.append(awaitable)
+        else:
+            ours.append(asyncio.ensure_future(awaitable))
+    try:
+        await asyncio.wait([*tasks, *ours], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in ours:
+            task.cancel()
+
+
+def _when_readable(fd: int) -> asyncio.Future[None]:
+    """Done when the child has written to its ready pipe."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        loop.remove_reader(fd)
+        told = os.read(fd, 1)
+        os.close(fd)
+        if told and not future.done():
+            future.set_result(None)
+
+    loop.add_reader(fd, readable)
+    return future
+
+
+def _signal(child: ChildProcess, signum: int) -> None:
+    if child.process.returncode is None:
+        child.process.send_signal(signum)
+
+
+def _ended_by(code: int) -> str:
+    if code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"

@@ -1,0 +1,32 @@
+-- Runs dead letters again, with attempts from 0. Called by operators.
+-- A letter whose unique_key is held by another job stays where it is.
+-- Locks: the letters' rows, their keys. Index: dead_letters_one_row_a_job.
+create function pgqueue.replay(ids bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    letter record;
+    replayed bigint[] := '{}';
+begin
+    for letter in
+        select d.id, d.task, d.unique_key, d.queue from pgqueue.dead_letters as d
+         where d.id = any (replay.ids) order by d.task, d.unique_key, d.id for update skip locked
+    loop
+        continue when pgqueue.take_keys(letter.task, letter.unique_key, null, letter.id) <> letter.id;
+        with gone as (
+            delete from pgqueue.dead_letters as d where d.id = letter.id
+            returning d.id, d.created_at, d.lane, d.max_attempts, d.queue, d.task, d.args, d.unique_key, d.options
+        )
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select g.id, now(), g.created_at, g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+          from gone as g;
+        replayed := replayed || letter.id;
+        perform pgqueue.notify_sleepers(letter.queue, 1);
+    end loop;
+    return replayed;
+end $$;
+comment on function pgqueue.replay(bigint[]) is
+'Makes dead letters ready again, attempts from 0. Returns the ids that were replayed; the others are no dead letters, or their unique_key is held.';

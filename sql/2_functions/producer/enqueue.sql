@@ -1,0 +1,67 @@
+-- Inserts one job, in the caller's transaction: the job exists if and only if that transaction commits.
+-- Called by producers, through any driver or plain SQL. NULL means the default, for every argument but task.
+-- Locks: RowExclusive on ready_jobs or scheduled_jobs (and unique_keys for a key). Index: the primary keys.
+create function pgqueue.enqueue(
+    task            text,
+    args            jsonb            default '{}',
+    queue           text             default 'default',
+    priority        integer          default 5,
+    run_at          timestamptz      default null,
+    delay           double precision default null,
+    max_attempts    integer          default 5,
+    unique_key      text             default null,
+    idempotency_key text             default null,
+    options         jsonb            default null,
+    out id          bigint,
+    out created     boolean
+) language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    own_id constant bigint := nextval('pgqueue.job_ids');
+    line constant text := coalesce(queue, 'default');
+    lane constant smallint := 2 * coalesce(priority, 5) + 1;
+    due timestamptz := run_at;
+begin
+    if not (coalesce(length(task) between 1 and 200 and jsonb_typeof(args) = 'object', false)
+            and length(line) between 1 and 100 and line !~ '[[:cntrl:]*"'']' and task !~ '[[:cntrl:]]'
+            and lane between 1 and 19 and coalesce(max_attempts between 1 and 32767, true)
+            and delay is null and run_at is null and unique_key is null and idempotency_key is null and options is null)
+    then
+        perform pgqueue.reject_job(task, args, queue, priority, run_at, delay, max_attempts,
+                                   unique_key, idempotency_key, options);
+        if unique_key is not null or idempotency_key is not null then
+            enqueue.id := pgqueue.take_keys(task, unique_key, idempotency_key, own_id);
+            enqueue.created := enqueue.id = own_id;
+            if not enqueue.created then
+                return;
+            end if;
+        end if;
+        if delay is not null then
+            due := clock_timestamp() + make_interval(secs => delay);
+        end if;
+        if due is not null then
+            -- The clock is read by the statement that holds the lock: no job is ever scheduled for the past.
+            insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue,
+                                                task, args, unique_key, options)
+            select own_id, due, now(), lane, 0, coalesce(enqueue.max_attempts, 5), 0, line, enqueue.task, enqueue.args,
+                   enqueue.unique_key, enqueue.options
+             where due > clock_timestamp();
+            if found then
+                enqueue.id := own_id;
+                enqueue.created := true;
+                return;
+            end if;
+        end if;
+    end if;
+    insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                    unique_key, options)
+    values (own_id, coalesce(due, now()), now(), lane, 0, coalesce(enqueue.max_attempts, 5), 0, line, enqueue.task,
+            enqueue.args, enqueue.unique_key, enqueue.options);
+    perform pgqueue.notify_sleepers(line, 1);
+    enqueue.id := own_id;
+    enqueue.created := true;
+end $$;
+comment on function pgqueue.enqueue(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb) is
+'Enqueues one job in the caller''s transaction. Returns its id; created is false when unique_key or idempotency_key led to a job that exists already. select id from pgqueue.enqueue(''send_welcome'', ''{"user_id": 7}'', queue => ''email'')';

@@ -1,0 +1,97 @@
+-- Inserts many jobs with one statement, in the caller's transaction; all or none.
+-- Called by producers. `jobs` is a JSON array of objects keyed like the arguments of enqueue.
+-- Locks: as enqueue; keys are taken in sorted order, so that two bulks cannot deadlock. Index: the primary keys.
+create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    total bigint;
+    bad boolean;
+    keyed boolean;
+    lines text[];
+    own_ids bigint[];
+    item record;
+begin
+    if jobs is null or jsonb_typeof(jobs) <> 'array' then
+        raise exception using errcode = 'PQ001', message = 'jobs: expected a JSON array',
+            hint = 'An array of objects keyed like the arguments of pgqueue.enqueue.';
+    end if;
+    select count(*),
+           not coalesce(bool_and(coalesce(length(j.task) between 1 and 200 and j.task !~ '[[:cntrl:]]'
+               and (j.args is null or jsonb_typeof(j.args) = 'object'), false)
+               and coalesce(length(j.queue) between 1 and 100 and j.queue !~ '[[:cntrl:]*"'']', true)
+               and coalesce(j.priority between 0 and 9, true)
+               and coalesce(j.max_attempts between 1 and 32767, true)
+               and j.delay is null and j.run_at is null and j.unique_key is null and j.idempotency_key is null
+               and j.options is null), true),
+           coalesce(bool_or(j.unique_key is not null or j.idempotency_key is not null), false)
+      into total, bad, keyed
+      from jsonb_to_recordset(jobs) as j (task text, args jsonb, queue text, priority integer, run_at timestamptz,
+               delay double precision, max_attempts integer, unique_key text, idempotency_key text, options jsonb);
+    if total = 0 then
+        ids := '{}';
+        created := '{}';
+        return;
+    end if;
+    if bad then
+        perform pgqueue.reject_job(j.task, coalesce(j.args, '{}'), j.queue, j.priority, j.run_at, j.delay, j.max_attempts,
+                                   j.unique_key, j.idempotency_key, j.options, j.n - 1)
+           from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
+                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+                   idempotency_key text, options jsonb)) with ordinality
+                as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, n)
+          order by j.n;
+    end if;
+    own_ids := array(select nextval('pgqueue.job_ids') from generate_series(1, total));
+    ids := own_ids;
+    if keyed then
+        for item in
+            select j.task, j.unique_key, j.idempotency_key, j.n
+              from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text))
+                   with ordinality as j (task, unique_key, idempotency_key, n)
+             where j.unique_key is not null or j.idempotency_key is not null
+             order by j.task, j.idempotency_key, j.unique_key, j.n
+        loop
+            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, item.idempotency_key, own_ids[item.n]);
+        end loop;
+    end if;
+    with given as materialized (
+        select own.id, coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)) as due,
+               (2 * coalesce(j.priority, 5) + 1)::smallint as lane, coalesce(j.max_attempts, 5)::smallint as max_attempts,
+               coalesce(j.queue, 'default') as queue, j.task, coalesce(j.args, '{}') as args, j.unique_key, j.options,
+               -- the clock is read by the statement that holds the lock (see enqueue)
+               clock_timestamp() as seen_at
+          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
+                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+                   idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids)) with ordinality
+               as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
+                     own_id, id, n)
+               cross join lateral (select j.own_id as id) as own
+         where j.id = j.own_id
+         order by j.n
+    ), scheduled as (
+        insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                            args, unique_key, options)
+        select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+          from given as g where g.due > g.seen_at
+    ), ready as (
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select g.id, coalesce(g.due, now()), now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args,
+               g.unique_key, g.options
+          from given as g where g.due is null or g.due <= g.seen_at
+    )
+    select array_agg(g.queue) filter (where g.due is null or g.due <= g.seen_at) into lines from given as g;
+    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
+       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if keyed then
+        created := array(select i.id = i.own_id from unnest(enqueue_many.ids, own_ids) with ordinality as i (id, own_id, n)
+                          order by i.n);
+    else
+        created := array_fill(true, array[total::integer]);
+    end if;
+end $$;
+comment on function pgqueue.enqueue_many(jsonb) is
+'Enqueues many jobs in the caller''s transaction; all or none. Returns, in the order given, each job''s id and whether it was created. A job that is refused is named by its place, counted from 0.';

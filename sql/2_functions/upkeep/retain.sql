@@ -1,0 +1,35 @@
+-- Makes the day partitions ahead, and forgets idempotency keys that have expired, at most 1,000 a call.
+-- Called by the leader, once an hour. The only place with dynamic SQL: a partition's name is its day.
+-- Locks: SHARE UPDATE EXCLUSIVE on the parents, by ATTACH (create … partition of would wait behind BI readers, and
+-- completions behind it). Index: unique_keys_expiry.
+create function pgqueue.retain()
+returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+as $$
+declare
+    parent text;
+    day date;
+    name text;
+    made integer := 0;
+begin
+    perform pg_advisory_xact_lock(hashtextextended('pgqueue.retain', 0));
+    foreach parent in array array['finished_jobs', 'job_failures'] loop
+        for ahead in 0..7 loop
+            day := (now() at time zone 'UTC')::date + ahead;
+            name := parent || to_char(day, '_YYYYMMDD');
+            continue when to_regclass('pgqueue.' || name) is not null;
+            execute format('create table pgqueue.%I (like pgqueue.%I including defaults including indexes including comments, '
+                           'constraint %I check (day >= %L and day < %L))',
+                           name, parent, name || '_day', day, day + 1);
+            execute format('alter table pgqueue.%I attach partition pgqueue.%I for values from (%L) to (%L)',
+                           parent, name, day, day + 1);
+            execute format('alter table pgqueue.%I drop constraint %I', name, name || '_day');
+            made := made + 1;
+        end loop;
+    end loop;
+    delete from pgqueue.unique_keys as k
+     where k.ctid = any (array(select e.ctid from pgqueue.unique_keys as e where e.expires_at < now()
+                                order by e.expires_at limit 1000 for update skip locked));
+    return made;
+end $$;
+comment on function pgqueue.retain() is 'Makes the partitions of today and the next 7 days, forgets expired idempotency keys. Returns how many partitions it made.';

@@ -1,0 +1,95 @@
+-- One call a round: heartbeat, safety look, and for the leader rescue and promotion.
+-- Called by every supervisor every few seconds. Leadership is a transaction lock inside this call and a row that says
+-- when the last round was: nobody who is stopped, cut off or killed keeps it, and it works through any pooler.
+-- Correctness never rests on it: rescue locks the worker's row, promote skips locked rows.
+-- Locks: one advisory transaction lock, and those of rescue and promote. A duty that fails is reported in `problems`
+-- and stops no other.
+create function pgqueue.upkeep(
+    supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision
+) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, floors_due boolean,
+                 retain_due boolean, next_seconds double precision, problems text[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    started_at constant timestamptz := clock_timestamp();
+    last pgqueue.leadership;
+    worker record;
+    next_due timestamptz;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    missing := pgqueue.heartbeat(upkeep.worker_ids);
+    problems := '{}';
+    rescued := 0;
+    promoted := 0;
+    floors_due := false;
+    retain_due := false;
+    select * into last from pgqueue.leadership;
+    led := (last.supervisor_id = upkeep.supervisor_id
+            or last.led_at < started_at - make_interval(secs => overdue_seconds))
+           and pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
+    if led then
+        -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
+        -- leases count from now.
+        if last.led_at < started_at - make_interval(secs => 2.5 * overdue_seconds) then
+            last.resumed_at := started_at;
+        end if;
+        update pgqueue.leadership as l
+           set supervisor_id = upkeep.supervisor_id, led_at = started_at, resumed_at = last.resumed_at;
+        for worker in
+            select w.id, w.supervisor_id, w.session_lock,
+                   greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < started_at - w.lease as is_late
+              from pgqueue.workers as w join pgqueue.heartbeats as h on h.worker_id = w.id
+             where greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time())
+                   < started_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
+        loop
+            begin
+                -- A lock that is free says that the supervisor's session is gone; one that is held says nothing.
+                if worker.is_late or worker.session_lock and pg_try_advisory_xact_lock(worker.supervisor_id) then
+                    rescued := rescued + pgqueue.rescue(worker.id);
+                end if;
+            exception when others then
+                problems := problems || format('rescue of worker %s: %s', worker.id, sqlerrm);
+            end;
+        end loop;
+        begin
+            promoted := pgqueue.promote(1000);
+        exception when others then
+            problems := problems || format('promote: %s', sqlerrm);
+        end;
+        delete from pgqueue.sleepers as s where s.slept_at < clock_timestamp() - interval '25 seconds';
+        select s.run_at into next_due from pgqueue.scheduled_jobs as s
+         where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
+                                      where f.subject = 'scheduled_jobs'), '-infinity')
+         order by s.run_at limit 1;
+        -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
+        floors_due := not exists (
+            select from pgqueue.floor_proofs as f, pgqueue.positions as p
+             where f.subject = 'ready_jobs' and f.next_position = p.last_value + p.is_called::integer
+               and f.server_started_at = pg_postmaster_start_time()
+               and not exists (select from pgqueue.lane_floors as l where f.next_position > any (l.floors))
+               and not exists (select from unnest(upkeep.queues) as q (queue)
+                                where not exists (select from pgqueue.lane_floors as l where l.queue = q.queue)));
+        retain_due := to_regclass('pgqueue.finished_jobs' || to_char((now() at time zone 'UTC')::date + 7, '_YYYYMMDD')) is null
+            or exists (select from pgqueue.unique_keys as k where k.expires_at < now());
+    end if;
+    -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
+    look := exists (
+        select from unnest(upkeep.queues) as q (queue)
+         where not exists (select from pgqueue.queues as p where p.name = q.queue and p.paused_at is not null)
+           and exists (
+               select from unnest(coalesce((select f.floors from pgqueue.lane_floors as f where f.queue = q.queue),
+                                           array_fill(0::bigint, array[20]))) with ordinality as c (floor, number)
+                cross join lateral (
+                    select r.run_at from pgqueue.ready_jobs as r
+                     where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
+                     order by r.position limit 1) as first
+                where first.run_at < started_at - interval '1 second'));
+    next_seconds := case when led
+        then greatest(0, least(round_seconds, extract(epoch from next_due - clock_timestamp())::double precision))
+        else overdue_seconds end;
+    return next;
+end $$;
+comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision) is
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems.';

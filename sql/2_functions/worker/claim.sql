@@ -1,0 +1,68 @@
+-- Takes up to max_jobs ready jobs for a worker, queue after queue in the order given, each by lane, then position.
+-- Called by workers. cursors: 20 per queue (one a lane), the position to start at; 0: the lane's floor.
+-- Locks: key share on the worker's row (rescue waits for it), the claimed rows (skip locked). Index: ready_jobs_lane.
+--
+-- Counts the attempt, so that a job that kills its worker runs out of attempts too. Never returns more than asked.
+-- Commits asynchronously: a claim that a crash of the server forgets only means that the job is still ready.
+create function pgqueue.claim(worker_id bigint, queues text[], limits integer[], max_jobs integer, cursors bigint[])
+returns table (id bigint, lease bigint, queue text, lane smallint, "position" bigint, task text, args text,
+               attempt smallint, max_attempts smallint, crashes smallint, options text)
+language plpgsql security definer rows 100
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    fence constant bigint := hashtextextended(gen_random_uuid()::text, 0);
+    room integer := max_jobs;
+    wanted integer;
+    taken integer;
+    floors bigint[];
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    perform from pgqueue.workers as w where w.id = claim.worker_id for key share;
+    if not found then
+        raise exception using errcode = 'PQ002', message = format('worker %s is not registered', claim.worker_id),
+            hint = 'It was declared dead after its heartbeat stood still; its jobs were given to others. Register again.';
+    end if;
+    for i in 1 .. cardinality(claim.queues) loop
+        wanted := least(room, claim.limits[i]);
+        continue when wanted <= 0;
+        continue when exists (select from pgqueue.queues as q where q.name = claim.queues[i] and q.paused_at is not null);
+        select f.floors into floors from pgqueue.lane_floors as f where f.queue = claim.queues[i];
+        return query
+        with picked as (
+            delete from pgqueue.ready_jobs as j
+             where j.ctid = any (array(
+                 select line.ctid
+                   from unnest(claim.cursors[20 * i - 19 : 20 * i], coalesce(floors, array_fill(0, array[20])))
+                        with ordinality as c (cursor, floor, number)
+                        cross join lateral (
+                            select r.ctid from pgqueue.ready_jobs as r
+                             where r.queue = claim.queues[i] and r.lane = c.number - 1
+                               and r.position >= greatest(c.cursor, c.floor)
+                             order by r.position
+                             limit wanted
+                               for update skip locked) as line
+                  limit wanted))
+            returning j.id, j.run_at, j.created_at, j.lane, j.position, j.attempt, j.max_attempts, j.crashes, j.queue,
+                      j.task, j.args, j.unique_key, j.options
+        ), running as (
+            insert into pgqueue.running_jobs (id, worker_id, lease, run_at, created_at, claimed_at, lane, attempt,
+                                              max_attempts, crashes, queue, task, args, unique_key, options)
+            select p.id, claim.worker_id, fence, p.run_at, p.created_at, clock_timestamp(), p.lane, p.attempt + 1,
+                   p.max_attempts, p.crashes, p.queue, p.task, p.args, p.unique_key, p.options
+              from picked as p
+        )
+        select p.id, fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
+               p.max_attempts, p.crashes, p.options::text
+          from picked as p;
+        get diagnostics taken = row_count;
+        room := room - taken;
+        if taken = wanted and taken > 0 then
+            perform pgqueue.notify_sleepers(claim.queues[i], 1);  -- there may be more: one more worker looks
+        end if;
+    end loop;
+end $$;
+comment on function pgqueue.claim(bigint, text[], integer[], integer, bigint[]) is
+'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker. PQ002 when the worker is not registered.';

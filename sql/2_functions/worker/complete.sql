@@ -1,0 +1,36 @@
+-- Ends attempts as completed. Called by workers, also as the last statement of a transactional task.
+-- Returns the ids that were accepted; the others' leases were lost and nothing was changed for them.
+-- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+create function pgqueue.complete(ids bigint[], leases bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    today constant date := pgqueue.history_day('finished_jobs');
+    accepted bigint[];
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         using unnest(complete.ids, complete.leases) as e (id, lease)
+         where r.id = e.id and r.lease = e.lease
+        returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
+                  r.queue, r.task, r.args, r.unique_key, r.options
+    ), history as (
+        insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane, attempt,
+                                           max_attempts, crashes, queue, task, state, args, unique_key, options)
+        select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, clock_timestamp(), today, e.lane, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, 'completed', e.args, e.unique_key, e.options
+          from ended as e
+    ), freed as (
+        delete from pgqueue.unique_keys as k
+         using ended as e
+         where e.unique_key is not null
+           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+    )
+    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    return accepted;
+end $$;
+comment on function pgqueue.complete(bigint[], bigint[]) is
+'Ends the attempts (ids[i] under leases[i]) as completed. Returns the ids accepted; a lost lease changes nothing.';

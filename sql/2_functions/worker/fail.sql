@@ -1,0 +1,56 @@
+-- Ends attempts as failed: back to scheduled after the delay, or to dead_letters when the delay is null or no attempt
+-- is left. Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
+-- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job, job_failures_by_job.
+create function pgqueue.fail(failures jsonb)
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    finished_on constant date := pgqueue.history_day('job_failures');
+    accepted bigint[];
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         using jsonb_to_recordset(fail.failures) as f (id bigint, lease bigint, error text, message text, traceback text,
+                   fingerprint text, delay double precision, reason text)
+         where r.id = f.id and r.lease = f.lease
+        returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
+                  r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
+                  coalesce(f.error, 'unknown') as error, coalesce(f.message, '') as message, f.traceback, f.fingerprint,
+                  f.delay, coalesce(f.reason, 'exhausted') as reason,
+                  f.delay is null or r.attempt >= r.max_attempts as is_dead
+    ), noted as (
+        insert into pgqueue.job_failures (job_id, worker_id, failed_at, day, attempt, queue, task, error, message,
+                                          traceback, fingerprint)
+        select e.id, e.worker_id, e.failed_at, finished_on, e.attempt, e.queue, e.task, e.error, e.message, e.traceback,
+               e.fingerprint
+          from ended as e
+    ), retried as (
+        insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                            args, unique_key, options)
+        select e.id, clock_timestamp() + make_interval(secs => e.delay), e.created_at, e.lane | 1, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
+          from ended as e where not e.is_dead
+    ), died as (
+        insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
+                                          max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
+                                          message, errors)
+        select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, e.failed_at, e.lane | 1, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options, e.reason, e.error, e.message,
+               pgqueue.earlier_failures(e.id) || jsonb_build_object(
+                   'attempt', e.attempt, 'failed_at', e.failed_at, 'error', e.error, 'message', e.message,
+                   'traceback', e.traceback)
+          from ended as e where e.is_dead
+    ), freed as (
+        delete from pgqueue.unique_keys as k
+         using ended as e
+         where e.is_dead and e.unique_key is not null
+           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+    )
+    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    return accepted;
+end $$;
+comment on function pgqueue.fail(jsonb) is
+'Ends attempts as failed. failures: an array of {id, lease, error, message, traceback, fingerprint, delay, reason}; delay in seconds, null: dead letter with that reason. Returns the ids accepted.';

@@ -1,0 +1,33 @@
+-- Makes the row of a worker process, before it claims. Called by the supervisor.
+-- Locks: RowExclusive on workers, heartbeats.
+create function pgqueue.register(
+    supervisor_id bigint, host text, pid integer, version text, queues text[], concurrency integer,
+    lease double precision, session_lock boolean
+) returns bigint language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    worker_id bigint;
+begin
+    insert into pgqueue.workers (supervisor_id, host, pid, version, queues, concurrency, lease, session_lock, started_at)
+    values (register.supervisor_id, register.host, register.pid, register.version, register.queues,
+            register.concurrency, make_interval(secs => register.lease), register.session_lock, now())
+    returning id into worker_id;
+    insert into pgqueue.heartbeats (worker_id, beat_at) values (worker_id, clock_timestamp());
+    return worker_id;
+end $$;
+comment on function pgqueue.register(bigint, text, integer, text, text[], integer, double precision, boolean) is
+'Registers a worker process and returns its id. `lease` is in seconds.';
+
+-- Holds the supervisor's session advisory lock: gone with the session, it lets rescue come early.
+-- Called by the supervisor, once a connection, where session locks are sound. Locks: one advisory lock.
+create function pgqueue.hold_session(supervisor_id bigint)
+returns boolean language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return pg_try_advisory_lock(hold_session.supervisor_id);
+end $$;
+comment on function pgqueue.hold_session(bigint) is
+'Takes the session advisory lock of a supervisor; false when another session still holds it.';

@@ -1,0 +1,48 @@
+-- Falling asleep without losing a wake-up. The worker (1) registers as a sleeper and commits, (2) reads in a new
+-- statement who holds a lock for writing on ready_jobs: only such an enqueuer may have read `sleepers` before (1) and
+-- have yet to commit, (3) looks for jobs, with pauses that grow to 250 ms, until those have ended, and once more after
+-- the test that found them gone. Then, and only then, it relies on the NOTIFY.
+-- Comparing pg_snapshot_xmin with an xmax instead loses wake-ups: a running producer's xid can equal it.
+
+-- (1) Called by workers, at most 5 times a second. Locks: the worker's rows of sleepers.
+create function pgqueue.fall_asleep(worker_id bigint, queues text[])
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    insert into pgqueue.sleepers (queue, worker_id, slept_at)
+    select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
+    on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
+end $$;
+comment on function pgqueue.fall_asleep(bigint, text[]) is
+'Registers a worker as asleep: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
+
+-- (2) and (3). Called by workers and upkeep. `among`: only these; null: all. Locks: none.
+create function pgqueue.writers(relation text, among text[] default null)
+returns text[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    return array(
+        select l.virtualtransaction from pg_catalog.pg_locks as l
+         where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.granted
+           and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
+           and l.relation = ('pgqueue.' || writers.relation)::regclass
+           and l.pid is distinct from pg_backend_pid()
+           and (writers.among is null or l.virtualtransaction = any (writers.among)));
+end $$;
+comment on function pgqueue.writers(text, text[]) is
+'The virtual transactions, prepared ones included, that hold a lock for writing on a table of pgqueue.';
+
+-- Called by workers that have been busy for 200 ms, and at their end. Locks: the worker's rows of sleepers.
+create function pgqueue.wake_up(worker_id bigint)
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    delete from pgqueue.sleepers as s where s.worker_id = wake_up.worker_id;
+end $$;
+comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers: nobody notifies it any more.';

@@ -1,0 +1,73 @@
+"""One database for the whole folder, emptied before each test, which is quicker than one a test.
+
+    database     overrides the fixture of the same name: the shared database
+    connection   a session of it, in autocommit (`tests/conftest.py`)
+    connect      opens more sessions of it
+    beside       runs a function in another thread
+    fresh        the DSN of a database of the test's own, for tests that change the schema for good
+
+Every session gives up a statement after 20 s, so that a race that goes wrong fails instead of hanging.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.sql.acting import PATIENCE, Connect, empty, forget_prepared
+from tests.support import Databases
+
+
+@pytest.fixture(scope="package")
+def shared(databases: Databases) -> Iterator[str]:
+    """The DSN of the folder's database."""
+    dsn = databases.create()
+    yield dsn
+    databases.drop(dsn)
+
+
+@pytest.fixture
+def database(shared: str) -> Iterator[str]:
+    """The DSN of the folder's database, without rows."""
+    with psycopg.connect(shared, autocommit=True, options=PATIENCE) as connection:
+        empty(connection)
+        yield shared
+        forget_prepared(connection)
+
+
+@pytest.fixture
+def fresh(databases: Databases) -> Iterator[str]:
+    """The DSN of a database that is this test's alone."""
+    dsn = databases.create()
+    yield dsn
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        forget_prepared(connection)
+    databases.drop(dsn)
+
+
+@pytest.fixture
+def connect(database: str) -> Iterator[Connect]:
+    """Opens sessions, in autocommit; they are closed, and what is open rolled back, after the test."""
+    opened: list[psycopg.Connection] = []
+
+    def connect(dsn: str = database, settings: str = "", autocommit: bool = True) -> psycopg.Connection:
+        connection = psycopg.connect(dsn, autocommit=autocommit, options=f"{PATIENCE} {settings}")
+        opened.append(connection)
+        return connection
+
+    yield connect
+    for connection in opened:
+        with contextlib.suppress(psycopg.Error):
+            connection.close()
+
+
+@pytest.fixture
+def beside(connect: Connect) -> Iterator[Callable[..., Future[Any]]]:  # noqa: ARG001 - ends before the sessions do
+    """Runs a function in another thread: `beside(function, *arguments)` returns its future."""
+    with ThreadPoolExecutor(max_workers=80) as threads:
+        yield threads.submit

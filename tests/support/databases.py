@@ -1,0 +1,71 @@
+"""A template database with the schema of `sql/`, and copies of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+_SQL = Path(__file__).resolve().parents[2] / "sql"
+
+
+class Databases:
+    """Makes databases with pgqueue's schema on one server, as copies of a template (15 ms each in memory).
+
+    `server` is the DSN of a database whose role may create others; nothing in that one is touched. The
+    schema's roles (`pgqueue_producer` …) belong to the whole server, and stay.
+    """
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._prefix = f"pgqueue_test_{os.getpid()}"
+        self._template = f"{self._prefix}_template"
+        self._numbers = itertools.count(1)
+        self._admin = psycopg.connect(server, autocommit=True)
+        self._command("drop database if exists {} with (force)", self._template)
+        self._command("create database {}", self._template)
+        with psycopg.connect(self.dsn_for(self._template), autocommit=True) as connection:
+            install(connection)
+
+    def create(self) -> str:
+        """The DSN of a fresh database with the schema and no rows."""
+        name = f"{self._prefix}_{next(self._numbers)}"
+        self._command("drop database if exists {} with (force)", name)
+        self._command("create database {} template {} strategy file_copy", name, self._template)
+        return self.dsn_for(name)
+
+    def create_empty(self) -> str:
+        """The DSN of a fresh database without pgqueue's schema."""
+        name = f"{self._prefix}_{next(self._numbers)}"
+        self._command("create database {}", name)
+        return self.dsn_for(name)
+
+    def drop(self, dsn: str) -> None:
+        """Removes a database, and ends whoever is still connected to it."""
+        self._command("drop database if exists {} with (force)", str(conninfo_to_dict(dsn)["dbname"]))
+
+    def close(self) -> None:
+        """Removes the template."""
+        self._command("drop database if exists {} with (force)", self._template)
+        self._admin.close()
+
+    def dsn_for(self, database: str) -> str:
+        """A URI of the server for another database, in the form that psycopg, asyncpg and libpq all read."""
+        options = {name: str(value) for name, value in conninfo_to_dict(self._server).items()}
+        options.pop("dbname", None)
+        return f"postgresql:///{quote(database, safe='')}?{urlencode(options)}"
+
+    def _command(self, text: str, *names: str) -> None:
+        self._admin.execute(sql.SQL(text).format(*map(sql.Identifier, names)))
+
+
+def install(connection: psycopg.Connection) -> None:
+    """Runs the files of `sql/` in the order of `ls`, in one transaction."""
+    with connection.transaction():
+        for path in sorted(_SQL.rglob("*.sql")):
+            connection.execute(path.read_text())  # type: ignore[call-overload]
