@@ -268,11 +268,7 @@ class Bulk:
         if self._target is None:
             self.jobs = self._app.enqueue_many(self._items)
             return
-        sent = self._app.enqueue_many(self._target, self._items)
-        if inspect.iscoroutine(sent):
-            sent.close()
-            raise UnusableConnection("this connection is async: use `async with app.bulk(connection)`")
-        self.jobs = sent
+        self.jobs = _send(self._target, self._items, may_await=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -285,7 +281,7 @@ class Bulk:
         if self._target is None:
             self.jobs = await self._app.enqueue_many_async(self._items)
             return
-        sent = self._app.enqueue_many(self._target, self._items)
+        sent = _send(self._target, self._items)
         self.jobs = await sent if inspect.isawaitable(sent) else sent
 
 
@@ -300,12 +296,16 @@ def _checked(items: Iterable[Item]) -> list[Item]:
     return checked
 
 
-def _send(target: Any, items: Sequence[Item]) -> Any:
+def _send(target: Any, items: Sequence[Item], *, may_await: bool = True) -> Any:
     """Runs the calls one after the other; a list, or an awaitable of it for an async target."""
     batches = _batches(items)
     # The kind of target shows in what the first call gives; an empty bulk makes one call as well.
     first: Any = run(target, calls.enqueue_many(next(batches)))
     if inspect.isawaitable(first):
+        if not may_await:
+            if inspect.iscoroutine(first):
+                first.close()
+            raise UnusableConnection("this connection is async: use `async with app.bulk(connection)`")
         return _send_async(target, first, batches)
     jobs: list[Job] = first
     for batch in batches:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgqueue import version
@@ -201,6 +202,7 @@ CLAIM = Verb(
         ("limits", "integer[]"),
         ("max_jobs", "integer"),
         ("cursors", "bigint[]"),
+        ("fence", "bigint"),
     ),
     # in the order of ClaimedJob's fields
     (
@@ -217,6 +219,7 @@ CLAIM = Verb(
         "options",
     ),
 )
+FORGET_CLAIM = Verb("forget_claim", (("worker_id", "bigint"), ("fence", "bigint")))
 COMPLETE = Verb("complete", (("ids", "bigint[]"), ("leases", "bigint[]")))
 FAIL = Verb("fail", (("failures", "jsonb"),))
 SNOOZE = Verb("snooze", (("ids", "bigint[]"), ("leases", "bigint[]"), ("delays", "double precision[]")))
@@ -269,10 +272,19 @@ def claim(
     limits: Iterable[int],
     max_jobs: int,
     cursors: Iterable[int],
+    fence: int,
 ) -> Call[list[ClaimedJob]]:
-    """Up to `max_jobs` jobs, at most `limits[i]` of `queues[i]`; 20 `cursors` a queue, 0: the lane's floor."""
-    values = (str(worker_id), texts(queues), bigints(limits), str(max_jobs), bigints(cursors))
+    """Up to `max_jobs` jobs, at most `limits[i]` of `queues[i]`; 20 `cursors` a queue, 0: the lane's floor.
+
+    `fence` is drawn at random for this claim alone, and becomes the lease of its jobs.
+    """
+    values = (str(worker_id), texts(queues), bigints(limits), str(max_jobs), bigints(cursors), str(fence))
     return Call(CLAIM, values, _claimed)
+
+
+def forget_claim(worker_id: int, fence: int) -> Call[list[int]]:
+    """Gives back the jobs of a claim whose answer was lost; returns their ids."""
+    return Call(FORGET_CLAIM, (str(worker_id), str(fence)), _scalar)
 
 
 def complete(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
@@ -491,8 +503,12 @@ def _served(rows: Rows) -> Served:
     return Served(*rows[0])
 
 
+# A thousand rows at a time: without a Python frame per row.
+_claimed_job = partial(tuple.__new__, ClaimedJob)
+
+
 def _claimed(rows: Rows) -> list[ClaimedJob]:
-    return [ClaimedJob(*row) for row in rows]
+    return list(map(_claimed_job, rows))
 
 
 def _upkeep_round(rows: Rows) -> UpkeepRound:

@@ -13,7 +13,7 @@ What lies in the data folder:
                     until a connection proves it
     server.log      what the server says
     data/           PGDATA; appears complete, by a rename
-    run/            the Unix socket, 0700
+    run/            the Unix socket, 0700; a folder in /tmp instead where the path suits no socket
 
 As root the server runs as the owner of `data/`, else as `postgres`, else as `nobody`: PostgreSQL refuses
 root. That user gets `data/` and `run/`; everything else stays root's, so that a process of that user can
@@ -385,10 +385,11 @@ def _free_port(preferred: int) -> int:
 class EmbeddedServer:
     """A local PostgreSQL on `data_dir`, made there at the first start.
 
-    `durable=False` is for tests: fsync, synchronous_commit and full_page_writes off. `settings` are server
-    settings by name (`{"max_prepared_transactions": "10"}`); where the server listens and its cluster name
-    are not open to change. They apply when this process starts the server, not when it joins one.
-    `binaries` is a `bin` folder, by default `find_binaries()`. `progress` receives one line per step.
+    `durable=False` is for tests: fsync, synchronous_commit and full_page_writes off, so that even `kill()`
+    may lose the last commits; crash tests want it on. `settings` are server settings by name
+    (`{"max_prepared_transactions": "10"}`); where the server listens and its cluster name are not open to
+    change. Both apply when this process starts the server, not when it joins one. `binaries` is a `bin`
+    folder, by default `find_binaries()`. `progress` receives one line per step.
 
     The superuser is `postgres`, without a password over the Unix socket. Encoding UTF8, locale C, time
     zone UTC.

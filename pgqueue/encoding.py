@@ -72,6 +72,8 @@ def encode_args(
         # A NUL shows as \u0000 in the text; looking for it there costs less than looking into each string.
         if plain and b"\\u0000" in data:
             _Look(limit).at(args, 0)
+    except _TooLarge:
+        raise error(f"{root}: more than {limit:,} bytes of JSON, which is the limit") from None
     except _Refused as refused:
         raise error(f"{root}{refused.path()}: {refused.reason}") from refused.cause
     except UnicodeEncodeError:
@@ -84,16 +86,17 @@ def encode_args(
 
 
 def _plain(value: Any, depth: int, left: int) -> int:
-    """The fast look: how many of the `left` values remain when all of `value` is plain JSON, else negative.
+    """The fast look: how many of the `left` bytes remain at most when all of `value` is plain JSON, else -1.
 
-    Negative means nothing but: look again, with `_Look`. Text is not looked into.
+    -1 means nothing but: look again, with `_Look`. Text is not looked into. Raises `_TooLarge` when the values
+    are more than there are bytes left, which also stops a value that refers to one part of itself 2**90 times.
     """
     kind = type(value)
     if depth >= MAX_DEPTH or (kind is not dict and kind is not list and kind is not tuple):
         return -1
     left -= len(value)
     if left < 0:
-        return -1
+        raise _TooLarge
     if kind is dict:
         for key in value:
             if type(key) is not str:
@@ -131,20 +134,16 @@ class _Refused(Exception):
         return "".join(reversed(self.steps))
 
 
-class _TooLarge(_Refused):
-    """Of the whole: no path."""
-
-    def path(self) -> str:
-        return ""
+class _TooLarge(Exception):
+    """The values are more than the bytes that they may take."""
 
 
 class _Look:
     """Walks over one value before it is written. `budget` bounds the walk by the bytes it must come to."""
 
-    __slots__ = ("budget", "limit")
+    __slots__ = ("budget",)
 
     def __init__(self, limit: int):
-        self.limit = limit
         self.budget = limit
 
     def at(self, value: Any, depth: int) -> None:
@@ -152,8 +151,7 @@ class _Look:
         kind = type(value)
         self.budget -= 1
         if self.budget < 0:
-            # Also what stops a small value that refers to one part of itself 2**90 times.
-            raise _TooLarge(f"more than {self.limit:,} bytes of JSON, which is the limit")
+            raise _TooLarge
         if kind in _SCALARS:
             return
         if kind is str or (isinstance(value, str) and not isinstance(value, Enum)):
@@ -338,7 +336,7 @@ def _contained(read: Any, value: object) -> str:
         # Hazard: a __str__ that raises SystemExit, KeyboardInterrupt or CancelledError would end the worker
         # or its slot while it records an outcome. None of them can be meant for us: nothing is awaited
         # here, and the worker's own signal handlers raise nothing.
-        return f"<{_type_name(type(value))} that raised {_type_name(type(failed))} when asked for its text>"
+        return f"<{_type_name(type(value))}, whose text raised {_type_name(type(failed))}>"
 
 
 def _type_name(kind: type) -> str:
@@ -350,7 +348,9 @@ def _type_name(kind: type) -> str:
 
 
 def _clean(text: str, limit: int) -> str:
-    if len(text) > limit:
+    if len(text) > limit < 1_000:
+        text = text[:limit] + "…"
+    elif len(text) > limit:
         head, tail = limit * 2 // 3, limit - limit * 2 // 3
         text = f"{text[:head]} [… {len(text) - limit:,} characters left out …] {text[len(text) - tail :]}"
     if "\0" in text:

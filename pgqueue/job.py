@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class JobState(StrEnum):
@@ -35,8 +35,7 @@ class Job:
     created: bool
 
 
-@dataclass(slots=True)
-class ClaimedJob:
+class ClaimedJob(NamedTuple):
     """One job in a worker's hands: a row of `pgqueue.claim()`, columns in that order."""
 
     id: int

@@ -13,6 +13,7 @@ commits: a reader never finds a schema that cannot take jobs.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
@@ -327,7 +328,8 @@ def _connect(dsn: str, tell: Tell = lambda _: None) -> Iterator[sqlalchemy.Conne
         # libpq's message quotes the text, and the password may be in it
         reason = str(error) if isinstance(error, ValueError) else "libpq cannot read it"
         raise ConfigurationError(f"the DSN {place} is not usable: {reason}") from None
-    options.setdefault("connect_timeout", _CONNECT_SECONDS)
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        options.setdefault("connect_timeout", _CONNECT_SECONDS)
     options.setdefault("fallback_application_name", "pgqueue db")
     try:
         raw = psycopg.connect(**options, prepare_threshold=None)

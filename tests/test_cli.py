@@ -175,6 +175,33 @@ def test_the_dsn_is_taken_from_wherever_it_is_given_and_its_password_never_shown
     assert "s3cret" not in done.stderr
 
 
+# Settings -------------------------------------------------------------------------------------------
+
+
+def test_the_settings_are_shown_with_their_sources_and_without_the_password(tmp_path: Path) -> None:
+    (tmp_path / "pgqueue.toml").write_text('queues = ["email:20", "default"]\n')
+    environment = {"PGQUEUE_DSN": "postgresql://ann:s3cret@h/shop", "PGQUEUE_CONCURRENCY": "7"}
+    done = run("config", "show", "--json", cwd=tmp_path, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = json.loads(done.stdout)
+    assert shown["dsn"] == {"value": "postgresql://ann:***@h/shop", "source": "PGQUEUE_DSN"}
+    assert shown["concurrency"] == {"value": 7, "source": "PGQUEUE_CONCURRENCY"}
+    assert shown["queues"] == {"value": ["email:20", "default"], "source": str(tmp_path / "pgqueue.toml")}
+    assert shown["lease"]["source"] == "default"
+    done = run("--dsn", "host=h password=s3cret", "config", "show", cwd=tmp_path, **environment)
+    assert re.search(r"^dsn +host=h password=\*\*\* +flag *$", done.stdout, re.MULTILINE)
+    assert "s3cret" not in done.stdout
+
+
+def test_all_that_is_wrong_with_the_settings_is_said_at_once(tmp_path: Path) -> None:
+    done = run("config", "show", cwd=tmp_path, PGQUEUE_CONCURRENCY="many", PGQUEUE_LEASE="-1s")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(":")[:2] for line in sorted(done.stderr.splitlines())] == [
+        ["error", " concurrency"],
+        ["error", " lease"],
+    ]
+
+
 # How it ends ----------------------------------------------------------------------------------------
 
 

@@ -115,18 +115,22 @@ def empty(databases: Databases) -> Iterator[str]:
     databases.drop(dsn)
 
 
-def start(service: dict[str, Any], dsn: str, **options: Any) -> subprocess.Popen[str]:
+def start(service: dict[str, Any], dsn: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Starts a service's command as it stands in the file, with its environment, on another database.
 
     /app of the image is the repository here (docker/Dockerfile copies examples/ there).
     """
-    program, *arguments = service["command"]
-    assert program == "pgqueue"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **service["environment"], "PGQUEUE_DSN": dsn}
+    match service["command"]:
+        case ["pgqueue", *rest]:
+            command = ["-c", "from pgqueue.cli import main; main()", *rest]
+        case ["python", *rest]:
+            command = rest
+        case other:
+            raise AssertionError(f"an unknown program: {other}")
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", "from pgqueue.cli import main; main()", *arguments],
+        [sys.executable, "-W", "error", *command, *arguments],
         cwd=REPOSITORY / Path(service.get("working_dir", "/app")).relative_to("/app"),
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **service["environment"], "PGQUEUE_DSN": dsn},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -151,8 +155,10 @@ def test_nothing_listens_beyond_this_machine(services: dict[str, Any]) -> None:
 
 def test_the_dsn_is_the_one_of_the_postgres_service(services: dict[str, Any]) -> None:
     server = services["postgres"]["environment"]
-    for name in ("migrate", "worker"):
-        dsn = conninfo_to_dict(services[name]["environment"]["PGQUEUE_DSN"])
+    for service in services.values():
+        if "build" not in service:
+            continue
+        dsn = conninfo_to_dict(service["environment"]["PGQUEUE_DSN"])
         assert dsn == {
             "host": "postgres",
             "user": server["POSTGRES_USER"],
@@ -230,3 +236,15 @@ def test_the_worker_registers_and_ends_when_it_is_stopped(services: dict[str, An
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def test_orders_are_placed_and_are_jobs_then(services: dict[str, Any], database: str) -> None:
+    process = start(services["orders"], database, "-n", "20")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, out + err
+    with psycopg.connect(database) as connection:
+        row = connection.execute(
+            "select (select count(*) from orders), (select count(*) from pgqueue_bi.jobs where task like '%validate%')"
+        ).fetchone()
+    assert row is not None
+    assert row[0] == row[1] > 0, (row, out)

@@ -24,8 +24,9 @@ from pgqueue import embedded
 from pgqueue.embedded import EmbeddedServer, default_data_dir, find_binaries
 from pgqueue.errors import NoServer, ServerFailed
 
+MEMORY = Path("/dev/shm")
 REPOSITORY = Path(__file__).parent.parent
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to run the server as another user")
@@ -95,13 +96,13 @@ def until(claim: Callable[[], Any], what: str) -> None:
 
 def ask(dsn: str, query: str) -> Any:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+        row = connection.execute(query).fetchone()
         return row and row[0]
 
 
 def do(dsn: str, statement: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
 
 
 def is_alive(pid: int) -> bool:
@@ -110,26 +111,32 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def public_folder() -> Iterator[Path]:
+    """A folder that the server's user can reach, unlike pytest's own when we are root; in memory if it fits."""
+    memory = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30
+    with tempfile.TemporaryDirectory(prefix="pgqueue-test-", dir=MEMORY if memory else "/tmp") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
 def processes_of(folder: Path) -> list[int]:
     return embedded._postgres_named(embedded._cluster_name(folder))
 
 
 @pytest.fixture
 def base() -> Iterator[Path]:
-    """A folder that the server's user can reach, unlike pytest's own temporary folders when we are root."""
-    with tempfile.TemporaryDirectory(prefix="pgqueue-test-", dir="/tmp") as name:
-        os.chmod(name, 0o755)
-        yield Path(name)
+    with public_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")
 def initialised() -> Iterator[Path]:
     """A data folder that was initialised and stopped."""
-    with tempfile.TemporaryDirectory(prefix="pgqueue-test-", dir="/tmp") as name:
-        os.chmod(name, 0o755)
-        with EmbeddedServer(Path(name, "server"), durable=False):
+    with public_folder() as folder:
+        with EmbeddedServer(folder / "server", durable=False):
             pass
-        yield Path(name, "server")
+        yield folder / "server"
 
 
 @pytest.fixture
@@ -476,7 +483,7 @@ def test_a_server_that_was_started_by_hand_is_named_and_left_alone(
     sockets.mkdir()
     shutil.chown(sockets, *[as_server_user.get(key, -1) for key in ("user", "group")])
     binaries = embedded._reachable(find_binaries(), embedded._server_user(folder))
-    command = [binaries / "postgres", "-D", folder / "data", "-k", sockets, "-c", "listen_addresses="]
+    command = [f"{binaries}/postgres", "-D", f"{folder}/data", "-k", f"{sockets}", "-c", "listen_addresses="]
     with subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **as_server_user) as by_hand:
         try:
             ready = folder / "data" / "postmaster.pid"

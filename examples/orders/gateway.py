@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
-LATENCY_SECONDS = 0.15
+LATENCY_SECONDS = 0.1
 """What a call over the network takes; less than most real ones."""
 
 

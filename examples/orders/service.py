@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from sqlalchemy import Engine, select
+import psycopg
+from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -12,7 +14,8 @@ from orders.models import Base, Order, OrderStatus, Product
 from orders.tasks import validate_payment
 from pgqueue import Job
 
-class Product(NamedTuple):
+
+class Article(NamedTuple):
     """A product on the first day."""
 
     sku: str
@@ -21,15 +24,15 @@ class Product(NamedTuple):
     stock: int
 
 
-PRODUCTS = (
-    Product("TEA-GREEN", "Green tea, 100 g", 890, 1000),
-    Product("TEA-BLACK", "Black tea, 100 g", 790, 1000),
-    Product("TEA-MINT", "Peppermint tea, 50 g", 450, 1000),
-    Product("POT-SMALL", "Teapot, 0.5 l", 2450, 1000),
-    Product("POT-LARGE", "Teapot, 1.2 l", 3990, 1000),
-    Product("CUP-WHITE", "Cup, white", 690, 1000),
-    Product("CUP-BLUE", "Cup, blue", 720, 1000),
-    Product("HONEY", "Honey, 250 g", 560, 1000),
+ARTICLES = (
+    Article("TEA-GREEN", "Green tea, 100 g", 890, 1000),
+    Article("TEA-BLACK", "Black tea, 100 g", 790, 1000),
+    Article("TEA-MINT", "Peppermint tea, 50 g", 450, 1000),
+    Article("POT-SMALL", "Teapot, 0.5 l", 2450, 1000),
+    Article("POT-LARGE", "Teapot, 1.2 l", 3990, 1000),
+    Article("CUP-WHITE", "Cup, white", 690, 1000),
+    Article("CUP-BLUE", "Cup, blue", 720, 1000),
+    Article("HONEY", "Honey, 250 g", 560, 1000),
 )
 """What the shop sells, and what is on its shelves on the first day."""
 
@@ -80,8 +83,15 @@ def place_order(session: Session, request: OrderRequest) -> Job:
     return payment.enqueue(session, order_id=request.reference)
 
 
+def engine_for(dsn: str) -> Engine:
+    """An engine for a DSN in any form that libpq reads, as pgqueue's own settings have it."""
+    return create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(dsn))
+
+
 def set_up(engine: Engine) -> None:
     """Creates the tables and fills the shelves, where they are not there yet."""
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
-        session.execute(insert(Product).values(list(PRODUCTS)).on_conflict_do_nothing())
+        session.execute(
+            insert(Product).values([article._asdict() for article in ARTICLES]).on_conflict_do_nothing()
+        )

@@ -507,12 +507,15 @@ as $$
 declare
     own_id constant bigint := nextval('pgqueue.job_ids');
     line constant text := coalesce(queue, 'default');
-    lane constant smallint := 2 * coalesce(priority, 5) + 1;
+    lane constant smallint := case when priority between 0 and 9 then 2 * priority + 1 else 11 end;
     due timestamptz := run_at;
 begin
+    if args is null then
+        args := '{}';
+    end if;
     if not (coalesce(length(task) between 1 and 200 and jsonb_typeof(args) = 'object', false)
             and length(line) between 1 and 100 and line !~ '[[:cntrl:]*"'']' and task !~ '[[:cntrl:]]'
-            and lane between 1 and 19 and coalesce(max_attempts between 1 and 32767, true)
+            and coalesce(priority between 0 and 9, true) and coalesce(max_attempts between 1 and 32767, true)
             and delay is null and run_at is null and unique_key is null and idempotency_key is null and options is null)
     then
         perform pgqueue.reject_job(task, args, queue, priority, run_at, delay, max_attempts,
@@ -602,14 +605,31 @@ begin
     own_ids := array(select nextval('pgqueue.job_ids') from generate_series(1, total));
     ids := own_ids;
     if keyed then
+        -- All idempotency keys, then all unique keys, each in sorted order: one order for every bulk, whatever it mixes.
+        for item in
+            select j.task, j.idempotency_key, j.n
+              from rows from (jsonb_to_recordset(jobs) as (task text, idempotency_key text))
+                   with ordinality as j (task, idempotency_key, n)
+             where j.idempotency_key is not null
+             order by j.task, j.idempotency_key, j.n
+        loop
+            ids[item.n] := pgqueue.take_keys(item.task, null, item.idempotency_key, own_ids[item.n]);
+        end loop;
         for item in
             select j.task, j.unique_key, j.idempotency_key, j.n
               from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text))
                    with ordinality as j (task, unique_key, idempotency_key, n)
-             where j.unique_key is not null or j.idempotency_key is not null
-             order by j.task, j.idempotency_key, j.unique_key, j.n
+             where j.unique_key is not null
+             order by j.task, j.unique_key, j.n
         loop
-            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, item.idempotency_key, own_ids[item.n]);
+            continue when ids[item.n] <> own_ids[item.n];
+            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, null, own_ids[item.n]);
+            if ids[item.n] <> own_ids[item.n] and item.idempotency_key is not null then
+                -- as take_keys does: the idempotency key, and whoever it led to this job, now leads to the holder
+                update pgqueue.unique_keys as k set job_id = ids[item.n]
+                 where k.kind = 'idempotency' and k.task = item.task and k.key = item.idempotency_key;
+                ids := array_replace(ids, own_ids[item.n], ids[item.n]);
+            end if;
         end loop;
     end if;
     with given as materialized (
@@ -1214,7 +1234,7 @@ begin
         )
         select p.id, fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
                p.max_attempts, p.crashes, p.options::text
-          from picked as p;
+          from picked as p order by p.lane, p.position;
         get diagnostics taken = row_count;
         room := room - taken;
         if taken = wanted and taken > 0 then

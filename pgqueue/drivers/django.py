@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.db import Error
+from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionProxy
 
@@ -24,10 +24,15 @@ def runner_for(target: Any) -> Runner | None:
     if isinstance(target, BaseDatabaseWrapper):
         return _run_connection
     if isinstance(target, ConnectionProxy):  # of `connection`; but `django.core.cache.cache` is one too
-        return _run_connection if hasattr(target, "vendor") else None
+        return _run_proxy if hasattr(target, "vendor") else None
     if type(target).__name__ == "ConnectionHandler" and type(target).__module__.startswith("django."):
         raise unusable(target, "choose one: `connections['default']`")
     return None
+
+
+def _run_proxy(proxy: Any, call: Call[Any]) -> Any:
+    # each attribute of the proxy costs 3 us, so this thread's connection behind it is looked up once
+    return _run_connection(connections[proxy.alias], call)
 
 
 def _run_connection(connection: Any, call: Call[Any]) -> Any:

@@ -148,9 +148,17 @@ def _look(connection: Connection) -> None:
             "not undo it. Pass a connection or session of a transactional engine, for example of "
             "engine.execution_options(isolation_level='READ COMMITTED')",
             AutocommitWarning,
-            stacklevel=3,
+            stacklevel=_depth(),
         )
         _warned.add(dialect)  # the dialect is what an engine and its execution_options() copies share
+
+
+def _depth() -> int:
+    """The `stacklevel` of the application's line that called, as seen from the caller of this."""
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("pgqueue."):
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def _translate(error: Exception) -> PgqueueError | None:

@@ -26,10 +26,15 @@ _OWN: dict[str, type[errors.PgqueueError]] = {
 
 ABORTED = "the transaction was aborted by an earlier error: roll back first, nothing was enqueued"
 
+_LIBRARIES = {"psycopg", "psycopg_pool", "psycopg2", "sqlalchemy", "asyncpg", "django"}
+"""Whose errors are read."""
+
 _CONFLICTS = {"40001", "40P01"}
 _MISSING = {"3F000", "42883", "42P01"}
-_UNAVAILABLE = {"53100", "53200", "53300", "25P03", "25P04"}
-"""No disk, no memory, no connection slot; sessions that a time limit of the server has ended."""
+"""No such schema, function, table: ours when the message names pgqueue."""
+_UNAVAILABLE = {"53100", "53200", "53300", "25P03", "25P04", "28000", "28P01", "3D000"}
+"""No disk, no memory, no connection slot; a session that a time limit has ended; a login or database that is
+refused (psycopg gives these no SQLSTATE at all, and they are treated alike)."""
 
 
 def translate(error: BaseException) -> errors.PgqueueError | None:
@@ -140,10 +145,14 @@ def _without_state(error: BaseException) -> errors.PgqueueError | None:
 
 
 def _sources(error: BaseException) -> list[BaseException]:
-    """`error` and the library's own errors inside it, outermost first."""
+    """`error` and the errors that its library wraps in it, outermost first; none for another's error.
+
+    Hazard: a handler may raise an error of its own `from` a database's, or one of sqlite3's that is also
+    called OperationalError. Neither says anything about our server.
+    """
     found: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in found and len(found) < 4:
+    while current is not None and len(found) < 4 and type(current).__module__.partition(".")[0] in _LIBRARIES:
         found.append(current)
         inner: Any = getattr(current, "orig", None) or current.__cause__
         current = inner if isinstance(inner, BaseException) else None
@@ -159,5 +168,5 @@ def _message(error: BaseException) -> str:
         ):
             if isinstance(text, str) and text:
                 return text
-    inner = _sources(error)[-1]
+    inner = [error, *_sources(error)][-1]
     return (str(inner) or type(inner).__name__).strip().splitlines()[0]

@@ -23,7 +23,9 @@ class Board:
         self.fd = fd
         self.capacity = capacity
         self._memory = mmap.mmap(fd, (_HEADER + capacity) * 8)
-        self._cells = memoryview(self._memory).cast("q")
+        self._numbers = memoryview(self._memory).cast("q")
+        self.cells = self._numbers[_HEADER:]
+        """Ids of jobs that have started and are not settled; 0: free."""
 
     @classmethod
     def create(cls, capacity: int) -> Board:
@@ -36,22 +38,19 @@ class Board:
     @property
     def in_hand(self) -> int:
         """Jobs that the child has claimed and not settled."""
-        return self._cells[0]
+        return self._numbers[0]
 
     @in_hand.setter
     def in_hand(self, count: int) -> None:
-        self._cells[0] = count
-
-    def write(self, cell: int, job_id: int) -> None:
-        """Says that a job has started, or with 0 that the one in this cell is settled."""
-        self._cells[_HEADER + cell] = job_id
+        self._numbers[0] = count
 
     def started(self) -> list[int]:
         """The ids of the jobs that have started and are not settled."""
-        return [job_id for job_id in self._cells[_HEADER:] if job_id]
+        return [job_id for job_id in self.cells if job_id]
 
     def close(self) -> None:
         """Lets the memory and the descriptor go."""
-        self._cells.release()
+        self.cells.release()
+        self._numbers.release()
         self._memory.close()
         os.close(self.fd)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 import structlog
 
 from pgqueue import calls
-from pgqueue.errors import DatabaseUnavailable
+from pgqueue.errors import DatabaseUnavailable, UnknownWorker
 from pgqueue.job import ClaimedJob
 from pgqueue.worker.hand import Hand
-from pgqueue.worker.link import Backoff, Link
+from pgqueue.worker.link import OUTAGES, Backoff, Link, report_outage
 
 log = structlog.get_logger("pgqueue.worker")
 
 LANES = 20
+_lane_of = attrgetter("queue", "lane")
+_position_of = attrgetter("position")
 BUSY_SECONDS = 0.2
 """A worker that has found jobs without a pause for this long is taken off the sleepers."""
+UNHEARD_SECONDS = 90.0
+"""After this long a claim whose answer was lost is under way no more: the statement time-out is 60 s."""
 FRUITLESS_LOOKS = 5
 FLOOD_SECONDS = 0.05
 """After so many wake-ups in a row that led to nothing, a look costs this pause: hints are not trusted."""
@@ -55,10 +63,11 @@ class Cursors:
 
     def move(self, jobs: Sequence[ClaimedJob]) -> None:
         """Past the jobs of a claim, which has committed."""
-        for job in jobs:
-            lanes = self._of[job.queue]
-            if job.position >= lanes[job.lane]:
-                lanes[job.lane] = job.position + 1
+        # They come in order within a lane: the last position of each wins.
+        for (queue, lane), position in dict(
+            zip(map(_lane_of, jobs), map(_position_of, jobs), strict=True)
+        ).items():
+            self._of[queue][lane] = max(self._of[queue][lane], position + 1)
 
     def reset(self, queue: str) -> None:
         """Back to the floors of one queue."""
@@ -96,6 +105,8 @@ class Claimer:
         self._busy_since: float | None = None
         self._fruitless = 0
         self._stopping = False
+        self._unheard: list[tuple[float, int]] = []  # claims whose answer was lost: when, and their fence
+        self._asked_back: set[tuple[float, int]] = set()
 
     def poke(self, *, forget_sleep: bool = False) -> None:
         """There may be something: look. `forget_sleep`: the hints were lost, register again before sleeping."""
@@ -114,6 +125,8 @@ class Claimer:
         backoff = Backoff()
         while not self._stopping:
             try:
+                if self._unheard:
+                    await self._forget_unheard()
                 room = self._room()
                 if not any(room):
                     await self._wait_for_room()
@@ -122,12 +135,29 @@ class Claimer:
                 else:
                     await self._nap()
                 backoff = Backoff()
-            except DatabaseUnavailable as error:
-                log.warning("database.unavailable", link="claims", error=str(error))
+            except UnknownWorker:
+                raise
+            except OUTAGES as error:
+                report_outage("claims", error)
                 self._asleep, self._writers = False, None
                 await asyncio.sleep(backoff.wait())
         if self._asleep:
-            await self._link.run(calls.wake_up(self._worker_id))
+            with contextlib.suppress(*OUTAGES):  # a row that stays is stale in 25 s
+                await self._link.run(calls.wake_up(self._worker_id))
+
+    async def _forget_unheard(self) -> None:
+        """Gives back what claims took whose answers were lost; once more when none of them can be under way."""
+        for entry in list(self._unheard):
+            since, fence = entry
+            late = time.monotonic() - since > UNHEARD_SECONDS
+            if late or entry not in self._asked_back:
+                ids = await self._link.run(calls.forget_claim(self._worker_id, fence))
+                self._asked_back.add(entry)
+                if ids:
+                    log.warning("claim.unheard", jobs=len(ids))
+            if late:
+                self._unheard.remove(entry)
+                self._asked_back.discard(entry)
 
     async def run_once(self, room: tuple[int, ...] | None = None) -> int:
         """One claim of what fits into the hand; returns how many jobs came."""
@@ -137,15 +167,21 @@ class Claimer:
         started = time.monotonic()
         walk = self._cursors.walk_is_due(started)
         max_jobs = room[-1]
-        jobs = await self._link.run(
-            calls.claim(
-                worker_id=self._worker_id,
-                queues=queues,
-                limits=room[:-1],
-                max_jobs=max_jobs,
-                cursors=self._cursors.flat(queues),
-            )
+        fence = secrets.randbits(64) - 2**63
+        call = calls.claim(
+            worker_id=self._worker_id,
+            queues=queues,
+            limits=room[:-1],
+            max_jobs=max_jobs,
+            cursors=self._cursors.flat(queues),
+            fence=fence,
         )
+        try:
+            jobs = await self._link.run(call)
+        except DatabaseUnavailable:
+            # It may have been carried out: jobs that nobody knows of, held by a worker that is alive.
+            self._unheard.append((time.monotonic(), fence))
+            raise
         if jobs:
             self._hand.put(jobs)
             self._cursors.move(jobs)
@@ -153,9 +189,7 @@ class Claimer:
         if walk:
             self._cursors.walked(now - started, now)
         if len(jobs) < max_jobs:
-            came = dict.fromkeys(queues, 0)
-            for job in jobs:
-                came[job.queue] += 1
+            came = Counter(job.queue for job in jobs)
             for queue, limit in zip(queues, room, strict=False):
                 if came[queue] < limit:
                     self._cursors.reset(queue)
@@ -165,9 +199,9 @@ class Claimer:
     def _room(self) -> tuple[int, ...]:
         """How many jobs may be claimed of each queue, in the order of the queues, and in all; all 0: none."""
         room = self._hand.room()
-        taken = self._hand.taken
+        held_of = self._hand.held_of
         limits = [
-            room if (limit := self._limits[queue]) is None else max(0, min(room, limit - taken[queue]))
+            room if (limit := self._limits[queue]) is None else max(0, min(room, limit - held_of[queue]))
             for queue in self._queues
         ]
         if not any(limits):

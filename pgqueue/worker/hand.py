@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import attrgetter
 
 from pgqueue.job import ClaimedJob
 from pgqueue.worker.board import Board
@@ -14,6 +15,10 @@ MAX_AHEAD = 2000
 """Jobs that may wait in the buffer, at the most."""
 AHEAD_SECONDS = 0.05
 """The buffer holds what the slots will use in this time, so that long jobs are never hoarded."""
+MAX_CLAIM = 1000
+"""Jobs of one claim, at the most."""
+
+_queue_of = attrgetter("queue")
 
 
 def capacity(concurrency: int) -> int:
@@ -24,26 +29,26 @@ def capacity(concurrency: int) -> int:
 class Hand:
     """The buffer between claimer and slots, and the counts that bound it.
 
-    `held` counts what is claimed and not settled, `taken` by queue what is claimed and not ended, `begun` all
-    that was ever started.
+    `held` counts what is claimed and not settled, `held_of` the same by queue, `running` what is in a slot,
+    `begun` all that was ever started.
     """
 
     def __init__(self, concurrency: int, board: Board):
         self.concurrency = concurrency
         self.waiting: deque[ClaimedJob] = deque()
-        self.taken: Counter[str] = Counter()
         self.held = 0
+        self.held_of: Counter[str] = Counter()
         self.running = 0
+        self.begun = 0
         self.has_room = asyncio.Event()
         self.closed = False
-        self.begun = 0
         self._board = board
         self._cells = list(range(board.capacity - 1, -1, -1))
         self._idle: deque[asyncio.Future[None]] = deque()
         self._low_water = 0
-        self._ended = 0
-        self._rate = 0.0
+        self._sampled_begun = 0
         self._sampled_at = time.monotonic()
+        self._rate = 0.0
 
     # What the claimer asks
 
@@ -52,31 +57,26 @@ class Hand:
 
         A fetch waits until it is worth a round trip, unless a slot stands idle.
         """
-        free = self.concurrency - self.running
-        ahead = self._ahead()
-        want = min(free + ahead - len(self.waiting), capacity(self.concurrency) - self.held, 1000)
+        waiting, free, ahead = len(self.waiting), self.concurrency - self.running, self._ahead()
+        want = min(free + ahead - waiting, capacity(self.concurrency) - self.held, MAX_CLAIM)
         self._low_water = (free + ahead) // 2
-        if want > 0 and (len(self.waiting) <= self._low_water or len(self.waiting) < free):
+        if want > 0 and (waiting <= self._low_water or waiting < free):
             return want
         self.has_room.clear()
         return 0
 
-    def put(self, jobs: list[ClaimedJob]) -> None:
+    def put(self, jobs: Sequence[ClaimedJob]) -> None:
         """Takes a claim's jobs in and wakes as many idle slots."""
         self.waiting.extend(jobs)
         self.held += len(jobs)
         self._board.in_hand = self.held
-        for job in jobs:
-            self.taken[job.queue] += 1
+        self.held_of.update(map(_queue_of, jobs))
         self._wake_slots(len(jobs))
 
     def give_up(self) -> list[ClaimedJob]:
         """Takes every job that no slot has begun out of the buffer, to be released."""
         jobs = list(self.waiting)
         self.waiting.clear()
-        for job in jobs:
-            self.taken[job.queue] -= 1
-        self.has_room.set()
         return jobs
 
     # What a slot asks
@@ -91,40 +91,34 @@ class Hand:
             try:
                 await arrival
             except asyncio.CancelledError:
-                if not arrival.cancelled() and self.waiting:
+                if arrival.done() and not arrival.cancelled():
                     self._wake_slots(1)  # the wake-up was ours; somebody else has to take the job
                 raise
         return True
 
     def take(self) -> tuple[ClaimedJob, int]:
-        """The next job and the cell of the board that says it has started."""
-        job = self.waiting.popleft()
+        """The next job, and the cell of the board that says it has started."""
+        waiting = self.waiting
+        job = waiting.popleft()
         self.running += 1
         self.begun += 1
         cell = self._cells.pop()
-        self._board.write(cell, job.id)
-        if len(self.waiting) <= self._low_water:
+        self._board.cells[cell] = job.id
+        if len(waiting) <= self._low_water:
             self.has_room.set()
         return job, cell
 
-    def ended(self, job: ClaimedJob) -> None:
-        """A slot is done with a job; its ending goes to the settler."""
-        self.running -= 1
-        self._ended += 1
-        self.taken[job.queue] -= 1
-        if not self.waiting:
-            self.has_room.set()
+    # What the settler says
 
-    def settled(self, cells: Iterable[int]) -> None:
-        """The database knows the endings of the jobs that had these cells."""
-        count = 0
+    def settled(self, jobs: Sequence[ClaimedJob], cells: Sequence[int]) -> None:
+        """The database knows the endings of these jobs; `cells` are those of the ones that had started."""
+        board = self._board.cells
         for cell in cells:
-            count += 1
-            if cell >= 0:
-                self._board.write(cell, 0)
-                self._cells.append(cell)
-        self.held -= count
+            board[cell] = 0
+        self._cells.extend(cells)
+        self.held -= len(jobs)
         self._board.in_hand = self.held
+        self.held_of.subtract(map(_queue_of, jobs))
         self.has_room.set()
 
     def close(self) -> None:
@@ -143,6 +137,6 @@ class Hand:
         now = time.monotonic()
         passed = now - self._sampled_at
         if passed >= 0.02:
-            self._rate = 0.5 * self._rate + 0.5 * self._ended / passed
-            self._ended, self._sampled_at = 0, now
+            self._rate = (self._rate + (self.begun - self._sampled_begun) / passed) / 2
+            self._sampled_begun, self._sampled_at = self.begun, now
         return min(MAX_AHEAD, int(self._rate * AHEAD_SECONDS))

@@ -11,7 +11,8 @@ import structlog
 
 from pgqueue.calls import Call
 from pgqueue.drivers import run, translate
-from pgqueue.errors import DatabaseUnavailable, SchemaError
+from pgqueue.encoding import safe_text
+from pgqueue.errors import DatabaseUnavailable, InvalidJob, PgqueueError
 
 T = TypeVar("T")
 
@@ -36,6 +37,19 @@ _SESSION = """
            set_config('statement_timeout', '60s', false), set_config('lock_timeout', '30s', false),
            set_config('idle_session_timeout', '0', false),
            set_config('idle_in_transaction_session_timeout', '0', false)"""
+
+
+OUTAGES = (psycopg.Error, PgqueueError)
+"""What a worker's call may end with and be tried again: the server away, a deadlock, a lock time-out, a full
+disk, a right that was withdrawn. A worker never exits because of one."""
+
+
+def report_outage(link: str, error: Exception) -> None:
+    """Logs what kept a call from being carried out; one of `OUTAGES`."""
+    if isinstance(error, DatabaseUnavailable):
+        log.warning("database.unavailable", link=link, error=safe_text(error, 500))
+    else:
+        log.error("database.refused", link=link, error=safe_text(error, 500))
 
 
 class Backoff:
@@ -106,18 +120,19 @@ class Link:
                 raise
 
     async def persist(self, call: Call[T]) -> tuple[T, bool]:
-        """Runs `call` until the database has answered it. Returns the answer, and whether it took more tries.
+        """Runs `call` until the database has carried it out, whatever stands in between.
 
-        After more than one try an earlier one may have been carried out without our hearing of it.
+        Returns the answer, and whether it took more tries: an earlier one may have been carried out without
+        our hearing of it. Raises only what no other try can change: data that the server refuses.
         """
         backoff, retried = Backoff(), False
         while True:
             try:
                 return await self.run(call), retried
-            except SchemaError:
+            except (psycopg.DataError, InvalidJob):
                 raise
-            except DatabaseUnavailable as error:
-                log.warning("database.unavailable", link=self._name, error=str(error), retried=retried)
+            except OUTAGES as error:
+                report_outage(self._name, error)
             retried = True
             await asyncio.sleep(backoff.wait())
 

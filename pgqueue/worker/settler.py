@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -12,12 +14,12 @@ import structlog
 
 from pgqueue import calls
 from pgqueue.calls import Call
-from pgqueue.encoding import safe_text
-from pgqueue.errors import PgqueueError
+from pgqueue.encoding import ErrorText, safe_text
+from pgqueue.errors import InvalidJob
 from pgqueue.job import ClaimedJob
 from pgqueue.worker.decide import Completed, Ending, Failed, Released, Snoozed
 from pgqueue.worker.hand import Hand
-from pgqueue.worker.link import Backoff, Link
+from pgqueue.worker.link import Link
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -28,6 +30,7 @@ NO_CELL = -1
 _Item = tuple[ClaimedJob, int]
 _Failure = tuple[ClaimedJob, int, Failed]
 _Snooze = tuple[ClaimedJob, int, float]
+_id_of, _lease_of = attrgetter("id"), attrgetter("lease")
 
 
 class Settler:
@@ -84,51 +87,33 @@ class Settler:
             await self._end("release", released, calls.release(*_columns(released)))
 
     async def _fail(self, failures: list[_Failure]) -> None:
-        call = calls.fail(_failures_json(failures))
         try:
-            await self._end("fail", failures, call, give_up=True)
-        except (psycopg.Error, PgqueueError) as error:
+            await self._end("fail", failures, calls.fail(_failures_json(failures)))
+        except (psycopg.DataError, InvalidJob) as error:
             # Hazard: nothing in an error's text may stop the failure from being recorded. The texts are
             # safe already (encoding.describe_error); whatever the server still refuses goes without them.
             log.error("settle.refused", ending="fail", jobs=len(failures), error=safe_text(error, 500))
-            for job, cell, ending in failures:
-                bare = {"id": job.id, "lease": job.lease, "error": "pgqueue.Unrecordable"}
-                bare |= {"message": "the error's text was refused by the server", "reason": ending.reason}
-                bare |= {"delay": ending.delay}
-                await self._end("fail", [(job, cell)], calls.fail(msgspec.json.encode([bare]).decode()))
+            bare = ErrorText("pgqueue.Unrecordable", "the error's text was refused by the server", "", "")
+            failures = [(job, cell, replace(ending, error=bare)) for job, cell, ending in failures]
+            await self._end("fail", failures, calls.fail(_failures_json(failures)))
 
-    async def _end(
-        self, verb: str, batch: Sequence[tuple[Any, ...]], call: Call[list[int]], *, give_up: bool = False
-    ) -> None:
-        """Runs `call` until the database has answered it, reports what it did not accept, lets the jobs go.
-
-        `give_up`: what the server refuses for good is raised and not tried again.
-        """
-        backoff, unsure = Backoff(), False
-        while True:
-            try:
-                accepted, retried = await self._link.persist(call)
-                unsure = unsure or retried
-                break
-            except (psycopg.Error, PgqueueError) as error:
-                if give_up and (isinstance(error, psycopg.DataError) or not isinstance(error, psycopg.Error)):
-                    raise
-                # A deadlock, a lock time-out, a full disk: the ending stays in hand until it is recorded.
-                log.error("settle.failed", ending=verb, jobs=len(batch), error=safe_text(error, 500))
-                unsure = True
-                await asyncio.sleep(backoff.wait())
+    async def _end(self, verb: str, batch: Sequence[tuple[Any, ...]], call: Call[list[int]]) -> None:
+        """Runs `call` until it is carried out, reports what it did not accept, lets the jobs go."""
+        accepted, unsure = await self._link.persist(call)
+        jobs = [item[0] for item in batch]
         if len(accepted) < len(batch):
             kept = set(accepted)
-            for job, *_ in batch:
+            for job in jobs:
                 if job.id not in kept:
                     # After an unsure try the first one may have been recorded without our hearing of it.
                     event = "settle.unconfirmed" if unsure else "lease.lost"
                     log.warning(event, job_id=job.id, task=job.task, queue=job.queue, dropped=verb)
-        self._hand.settled(item[1] for item in batch)
+        self._hand.settled(jobs, [item[1] for item in batch if item[1] != NO_CELL])
 
 
-def _columns(batch: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[int]]:
-    return [item[0].id for item in batch], [item[0].lease for item in batch]
+def _columns(batch: Sequence[tuple[Any, ...]]) -> tuple[Iterable[int], Iterable[int]]:
+    jobs = [item[0] for item in batch]
+    return map(_id_of, jobs), map(_lease_of, jobs)
 
 
 def _failures_json(failures: Sequence[_Failure]) -> str:

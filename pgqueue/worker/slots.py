@@ -15,7 +15,7 @@ from pgqueue.errors import InvalidArgs, LeaseLost
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
 from pgqueue.worker.decide import COMPLETED, RELEASED, Ending, Failed, Snoozed, decide, misfit
-from pgqueue.worker.executors.coroutines import InContext
+from pgqueue.worker.executors.coroutines import run_in
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.executors.transactional import NotStarted, Transactions
 from pgqueue.worker.hand import Hand
@@ -81,11 +81,11 @@ class Slots:
             in_a_row += 1
             job, cell = hand.take()
             ending = await self._run(job)
-            hand.ended(job)
+            hand.running -= 1
             if ending is COMPLETED:
                 settler.completed(job, cell)
             elif ending is None:
-                hand.settled((cell,))
+                hand.settled((job,), (cell,))
             else:
                 settler.settle(job, cell, ending)
 
@@ -105,10 +105,9 @@ class Slots:
                 await self._transactions.run(task, job, self._handler(task, job, args, context), context)
                 return None
             if task.is_async:
-                if task.takes_context:
-                    await InContext(task.function(Context(job), **args), context)
-                else:
-                    await InContext(task.function(**args), context)
+                call = task.function(Context(job), **args) if task.takes_context else task.function(**args)
+                if (rest := run_in(call, context)) is not None:
+                    await rest
             elif task.takes_context:
                 await self._threads.run(context, partial(task.function, Context(job), **args))
             else:
@@ -137,12 +136,14 @@ class Slots:
 
         def call(connection: Any) -> Any:
             if task.takes_context:
-                result = task.function(Context(job, connection), **args)
-            else:
-                result = task.function(**args)
-            return InContext(result, context) if task.is_async else result
+                return task.function(Context(job, connection), **args)
+            return task.function(**args)
 
-        return call
+        async def call_async(connection: Any) -> None:
+            if (rest := run_in(call(connection), context)) is not None:
+                await rest
+
+        return call_async if task.is_async else call
 
     def _note(self, job: ClaimedJob, ending: Ending) -> Ending:
         if isinstance(ending, Failed):

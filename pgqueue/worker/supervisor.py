@@ -22,18 +22,18 @@ import structlog
 
 from pgqueue import calls
 from pgqueue.drivers import run, translate
-from pgqueue.errors import DatabaseUnavailable, PgqueueError, SchemaError
+from pgqueue.encoding import safe_text
+from pgqueue.errors import ConfigurationError, DatabaseUnavailable
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
 from pgqueue.worker.board import Board
 from pgqueue.worker.child import EXIT_CONFIGURATION, Orders
 from pgqueue.worker.hand import capacity
-from pgqueue.worker.link import Backoff, Link, connect
+from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
 from pgqueue.worker.listener import listen_works
 
 log = structlog.get_logger("pgqueue.worker")
 
-READY_SECONDS = 60.0
 KILL_GRACE = 10.0
 """Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
 FLOORS_SECONDS = 2.0
@@ -81,6 +81,7 @@ class Supervisor:
         self._stops = 0
         self._stopping = asyncio.Event()
         self._exit_code = 0
+        self._first_ready = asyncio.Event()
         self._beats: Link
         self._upkeep: Link
         self._session: int | None = None
@@ -125,8 +126,15 @@ class Supervisor:
     async def _keep(self, number: int) -> None:
         """Runs one child after the other in this place."""
         backoff = Backoff(cap=30.0)
+        if number:  # one at first: an app that cannot be loaded says so once
+            await _either(self._stopping.wait(), self._first_ready.wait())
         while not self._stopping.is_set():
-            child = await self._start(number)
+            starting = asyncio.create_task(self._start(number))
+            await _either(starting, self._stopping.wait())
+            if not starting.done():  # the database is away: there is nothing to drain
+                starting.cancel()
+                return
+            child = starting.result()
             code = await self._outlive(child)
             if code == EXIT_CONFIGURATION and not self._stopping.is_set():
                 self._exit_code = 2
@@ -188,12 +196,19 @@ class Supervisor:
         process.stdin.write(msgspec.json.encode(orders) + b"\n")
         if self._stops:
             _signal(child, signal.SIGTERM)
-        child.ready.add_done_callback(
-            lambda _: log.info(
-                "worker.started", worker=worker_id, pid=process.pid, queues=self._queues, app=self._app
-            )
-        )
+        child.ready.add_done_callback(lambda ready: self._note_ready(child, ready))
         return child
+
+    def _note_ready(self, child: ChildProcess, ready: asyncio.Future[None]) -> None:
+        if not ready.cancelled():
+            self._first_ready.set()
+            log.info(
+                "worker.started",
+                worker=child.worker_id,
+                pid=child.process.pid,
+                queues=self._queues,
+                app=self._app,
+            )
 
     async def _outlive(self, child: ChildProcess) -> int:
         """Waits for a child's end and takes back what it held; returns its exit code."""
@@ -211,13 +226,15 @@ class Supervisor:
             self._children.pop(child.worker_id, None)
         if not child.ready.done():
             child.ready.cancel()
-        started = child.board.started()
-        rescue = calls.rescue(child.worker_id, started)
-        if self._stops and not started:
+        # One that has drained, or that we killed to stop, did not die of a job: all goes back untouched.
+        started = [] if code == 0 or self._stops else child.board.started()
+        rescue = asyncio.create_task(self._upkeep.persist(calls.rescue(child.worker_id, started)))
+        if self._stops:
             # On the way out: do not wait for a database that is away, the lease sees to the rest.
-            await _either(self._upkeep.persist(rescue), asyncio.sleep(5))
+            await _either(rescue, 5)
+            rescue.cancel()
         else:
-            rescued, _ = await self._upkeep.persist(rescue)
+            rescued, _ = await rescue
             if rescued:
                 log.warning("jobs.rescued", worker=child.worker_id, jobs=rescued, started=len(started))
         child.board.close()
@@ -251,12 +268,8 @@ class Supervisor:
                     await self._hold_session()
                     for worker_id in await self._beats.run(calls.heartbeat(alive)):
                         self._replace(worker_id)
-            except DatabaseUnavailable as error:
-                log.warning("database.unavailable", link="beats", error=str(error))
-            except SchemaError:
-                raise
-            except PgqueueError as error:
-                log.error("heartbeat.failed", error=str(error))
+            except OUTAGES as error:
+                report_outage("beats", error)
 
     async def _hold_session(self) -> None:
         """Takes the session lock again after each reconnection, before a beat says that we are here."""
@@ -281,8 +294,8 @@ class Supervisor:
                     await self._duty("retain", calls.retain())
                 backoff = Backoff()
                 pause = done.next_seconds * (1.0 if done.led else random.uniform(0.95, 1.05))
-            except DatabaseUnavailable as error:
-                log.warning("database.unavailable", link="upkeep", error=str(error))
+            except OUTAGES as error:
+                report_outage("upkeep", error)
                 pause = backoff.wait()
             await asyncio.sleep(max(0.01, pause))
 
@@ -314,8 +327,8 @@ class Supervisor:
             await self._upkeep.run(call)
         except DatabaseUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001 - logged; the next round tries again
-            log.error("upkeep.problem", problem=f"{name}: {error}")
+        except OUTAGES as error:
+            log.error("upkeep.problem", problem=f"{name}: {safe_text(error, 500)}")
 
     # Start
 
@@ -341,7 +354,7 @@ class Supervisor:
         else:
             self._listens = self._settings.wake == "listen"
         if not self._listens and row and row[0] != "read committed":
-            raise PgqueueError(
+            raise ConfigurationError(
                 f"the default isolation of this role is {row[0]}, and a pooled connection cannot change it: "
                 "alter role … set default_transaction_isolation = 'read committed'"
             )

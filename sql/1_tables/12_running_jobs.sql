@@ -22,5 +22,5 @@ create table pgqueue.running_jobs (
 
 comment on table  pgqueue.running_jobs is 'Jobs in the hands of a worker. Columns as in ready_jobs, and:';
 comment on column pgqueue.running_jobs.worker_id is 'The worker that claimed the job.';
-comment on column pgqueue.running_jobs.lease is 'The fence: 64 random bits drawn by the claim. An ending without it changes nothing.';
+comment on column pgqueue.running_jobs.lease is 'The fence: 64 random bits drawn for the claim. An ending without it changes nothing.';
 comment on column pgqueue.running_jobs.claimed_at is 'When the claim was made.';

@@ -8,11 +8,12 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from pgqueue.app import App
 from pgqueue.settings import Settings
 from pgqueue.task import Task
-from tests.conformance.kinds import KINDS, Kind
+from tests.conformance.kinds import KINDS, Kind, url_of
 from tests.support import Databases
 
 _names = itertools.count(1)
@@ -62,3 +63,11 @@ def kind(request: pytest.FixtureRequest, database: str) -> Iterator[Kind]:
     """An application's connection, of each kind in turn."""
     with request.param(database) as kind:
         yield kind
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[sa.Engine]:
+    """A SQLAlchemy engine over psycopg."""
+    engine = sa.create_engine(url_of(database, "psycopg"))
+    yield engine
+    engine.dispose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import psycopg
 import pytest
@@ -208,8 +207,9 @@ def test_the_key_of_a_holder_that_rolls_back_goes_to_the_one_who_waited(
     assert seen(observer, task) == [job.id]
 
 
-@pytest.mark.parametrize("key", ["unique_key", "idempotency_key"])
-@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize(
+    ("level", "key"), [("repeatable read", "unique_key"), ("serializable", "idempotency_key")]
+)
 def test_above_read_committed_a_younger_holder_asks_for_a_retry(
     kind: Kind, task: AnyTask, observer: Session, level: str, key: str
 ) -> None:
@@ -253,6 +253,24 @@ def test_a_bulk_returns_its_jobs_in_the_order_given(
         {"task": task.name},
     ).fetchall()
     assert dict(stored) == new | {held.id: "held"}
+
+
+def test_two_bulks_with_the_same_keys_in_other_orders_do_not_deadlock(
+    task: AnyTask, app: App, observer: Session, other: Session, database: str
+) -> None:
+    """Keys are taken in sorted order, so the bulk below holds neither while it waits for the first."""
+    first, second = task.using(unique_key="a"), task.using(unique_key="b")
+    winners = [first.enqueue(other)]
+
+    def release() -> None:
+        winners.append(second.enqueue(other))
+        other.commit()
+
+    with psycopg.connect(database) as connection:
+        with release_when_waited_for(observer, connection.info.backend_pid, release):
+            jobs = app.enqueue_many(connection, [second.item(), first.item()])
+        connection.rollback()
+    assert jobs == [Job(winners[1].id, created=False), Job(winners[0].id, created=False)]
 
 
 def test_a_bulk_block_enqueues_at_its_end_in_the_callers_transaction(
@@ -325,9 +343,8 @@ def test_text_that_cannot_be_stored_is_refused_below_the_facade_too(
     assert seen(observer, task) == [job.id]
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "says"),
-    [
+def test_what_the_functions_refuse_is_an_error_of_ours(kind: Kind) -> None:
+    for call, error, says in [
         (calls.enqueue(task="t", priority=99), errors.InvalidOption, "priority: 99"),
         (calls.enqueue(task="t", args="[]"), errors.InvalidArgs, "args: expected a JSON object"),
         (
@@ -335,17 +352,13 @@ def test_text_that_cannot_be_stored_is_refused_below_the_facade_too(
             errors.InvalidOption,
             "item 1: delay",
         ),
-    ],
-)
-def test_what_the_functions_refuse_is_an_error_of_ours(
-    kind: Kind, call: calls.Call[Any], error: type[Exception], says: str
-) -> None:
-    kind.begin()
-    with pytest.raises(error, match=says) as caught:
-        kind.run(call)
-    assert caught.value.__cause__ is not None
-    assert "\n" not in str(caught.value)
-    kind.rollback()
+    ]:
+        kind.begin()
+        with pytest.raises(error, match=says) as caught:
+            kind.run(call)
+        assert caught.value.__cause__ is not None
+        assert "\n" not in str(caught.value)
+        kind.rollback()
 
 
 def test_an_aborted_transaction_is_said_to_be_aborted(kind: Kind, task: AnyTask, observer: Session) -> None:

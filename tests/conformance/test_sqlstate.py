@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import psycopg
@@ -39,6 +40,8 @@ MAPPED = {
     "42883": errors.SchemaMissing,
     "42P01": errors.SchemaMissing,
     "08006": errors.DatabaseUnavailable,
+    "28P01": errors.DatabaseUnavailable,
+    "3D000": errors.DatabaseUnavailable,
     "53100": errors.DatabaseUnavailable,
     "53300": errors.DatabaseUnavailable,
     "57P01": errors.DatabaseUnavailable,
@@ -100,6 +103,13 @@ def test_an_error_without_a_state_is_a_lost_server_for_psycopg() -> None:
 def test_errors_of_other_things_are_left_alone(error: Exception) -> None:
     assert translate(error) is None
     assert not is_unavailable(error)
+
+
+def test_an_error_of_the_applications_own_is_left_alone_whatever_it_was_raised_from() -> None:
+    error = RuntimeError("a handler's")
+    error.__cause__ = psycopg.OperationalError("the connection is lost")
+    assert translate(error) is None
+    assert translate(sqlite3.OperationalError("no such table")) is None
 
 
 def test_a_chain_of_causes_that_is_a_cycle_ends() -> None:

@@ -9,14 +9,12 @@ from typing import Any, Protocol
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.datetime import DateLoader, TimestamptzLoader
 from psycopg.types.json import Jsonb
 
 from pgqueue import calls
 from pgqueue.drivers import run
 from pgqueue.job import ClaimedJob
-
-PATIENCE = "-c statement_timeout=20s"
-"""Connection options of every session: a wait that should have ended is an error."""
 
 STATES = ("ready_jobs", "scheduled_jobs", "running_jobs", "finished_jobs", "dead_letters")
 _ROWS = (*STATES, "job_failures", "unique_keys", "queues", "workers", "heartbeats", "sleepers")
@@ -28,9 +26,32 @@ Row = dict[str, Any]
 class Connect(Protocol):
     """The fixture `connect`."""
 
-    def __call__(
-        self, dsn: str = ..., settings: str = ..., autocommit: bool = ...
-    ) -> psycopg.Connection: ...
+    def __call__(self, dsn: str = ..., settings: str = ..., autocommit: bool = ...) -> psycopg.Connection: ...
+
+
+class _Date(DateLoader):
+    """Reads '-infinity', which Python has no date for, as None."""
+
+    def load(self, data: Any) -> Any:
+        return None if bytes(data) == b"-infinity" else super().load(data)
+
+
+class _Timestamptz(TimestamptzLoader):
+    def load(self, data: Any) -> Any:
+        return None if bytes(data) == b"-infinity" else super().load(data)
+
+
+def open_session(dsn: str, settings: str = "", autocommit: bool = True) -> psycopg.Connection:
+    """A session that gives up a statement after 20 s: a race that goes wrong fails instead of hanging.
+
+    `settings` are options as for psql: `-c name=value`.
+    """
+    connection = psycopg.connect(
+        dsn, autocommit=autocommit, options=f"-c statement_timeout=20s -c timezone=UTC {settings}"
+    )
+    connection.adapters.register_loader("date", _Date)
+    connection.adapters.register_loader("timestamptz", _Timestamptz)
+    return connection
 
 
 # Calling ----------------------------------------------------------------------------------------------
@@ -43,7 +64,9 @@ def call(connection: psycopg.Connection, function: str, /, **arguments: Any) -> 
     """
     query = sql.SQL("select * from pgqueue.{}({})").format(
         sql.Identifier(function),
-        sql.SQL(", ").join(sql.SQL("{} => {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in arguments),
+        sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in arguments
+        ),
     )
     values = {n: Jsonb(v) if isinstance(v, dict) else v for n, v in arguments.items()}
     rows = connection.cursor(row_factory=dict_row).execute(query, values).fetchall()
@@ -166,11 +189,18 @@ def pid(connection: psycopg.Connection) -> int:
     return connection.info.backend_pid
 
 
-def everything(connection: psycopg.Connection) -> dict[str, list[Row]]:
+def everything(connection: psycopg.Connection) -> Row:
     """Every row of every table, to see that a call changed nothing."""
-    return {
-        table: sorted(rows(connection, table), key=repr) for table in (*_ROWS, *_FLOORS, "leadership")
-    }
+    found: Row = scalar(connection, _EVERYTHING)
+    return found
+
+
+_EVERYTHING = "select jsonb_build_object({})".format(
+    ", ".join(
+        f"'{table}', (select jsonb_agg(t order by t::text) from pgqueue.{table} as t)"
+        for table in (*_ROWS, *_FLOORS, "leadership")
+    )
+)
 
 
 # Changing ---------------------------------------------------------------------------------------------
@@ -179,11 +209,15 @@ def everything(connection: psycopg.Connection) -> dict[str, list[Row]]:
 def empty(connection: psycopg.Connection) -> None:
     """Deletes every row. The sequences go on: they are never set back."""
     forget_prepared(connection)
-    for table in (*_ROWS, *_FLOORS):
-        connection.execute(sql.SQL("delete from pgqueue.{}").format(sql.Identifier(table)))
-    connection.execute(
-        "update pgqueue.leadership set supervisor_id = 0, led_at = '-infinity', resumed_at = '-infinity'"
-    )
+    connection.execute(_EMPTY)
+
+
+_EMPTY = "; ".join(
+    [
+        *(f"delete from pgqueue.{table}" for table in (*_ROWS, *_FLOORS)),
+        "update pgqueue.leadership set supervisor_id = 0, led_at = '-infinity', resumed_at = '-infinity'",
+    ]
+)
 
 
 def forget_prepared(connection: psycopg.Connection) -> None:
@@ -195,9 +229,7 @@ def forget_prepared(connection: psycopg.Connection) -> None:
 
 
 @contextlib.contextmanager
-def sabotaged(
-    connection: psycopg.Connection, function: str, *changes: tuple[str, str]
-) -> Iterator[None]:
+def sabotaged(connection: psycopg.Connection, function: str, *changes: tuple[str, str]) -> Iterator[None]:
     """Replaces text in a function's definition for the time of the block: a careless variant, or a stop.
 
     Each text has to occur exactly once, so that a test never passes because its sabotage fits no more.
@@ -214,13 +246,13 @@ def sabotaged(
         connection.execute(original)
 
 
-STOP = "perform pg_advisory_xact_lock(4711);"
+STOP = "pg_advisory_xact_lock_shared(4711)"
 """Put into a function, it stops there while another session is in `stopped`."""
 
 
 @contextlib.contextmanager
 def stopped(connection: psycopg.Connection) -> Iterator[None]:
-    """Holds the lock that STOP waits for; `connection` is in autocommit and of no other use meanwhile."""
+    """Holds the lock that STOP waits for until the end of the block; `connection` is in autocommit."""
     connection.execute("select pg_advisory_lock(4711)")
     try:
         yield

@@ -1,12 +1,10 @@
 """One database for the whole folder, emptied before each test, which is quicker than one a test.
 
-    database     overrides the fixture of the same name: the shared database
-    connection   a session of it, in autocommit (`tests/conftest.py`)
-    connect      opens more sessions of it
-    beside       runs a function in another thread
-    fresh        the DSN of a database of the test's own, for tests that change the schema for good
-
-Every session gives up a statement after 20 s, so that a race that goes wrong fails instead of hanging.
+database     overrides the fixture of the same name: the shared database
+connection   a session of it, in autocommit
+connect      opens more sessions of it
+beside       runs a function in another thread
+fresh        the DSN of a database of the test's own, for tests that change the schema for good
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql.acting import PATIENCE, Connect, empty, forget_prepared
+from tests.sql.acting import Connect, empty, forget_prepared, open_session
 from tests.support import Databases
 
 
@@ -31,13 +29,19 @@ def shared(databases: Databases) -> Iterator[str]:
     databases.drop(dsn)
 
 
-@pytest.fixture
-def database(shared: str) -> Iterator[str]:
-    """The DSN of the folder's database, without rows."""
-    with psycopg.connect(shared, autocommit=True, options=PATIENCE) as connection:
-        empty(connection)
-        yield shared
+@pytest.fixture(scope="package")
+def janitor(shared: str) -> Iterator[psycopg.Connection]:
+    """A session of the folder's database that empties it."""
+    with open_session(shared) as connection:
+        yield connection
         forget_prepared(connection)
+
+
+@pytest.fixture
+def database(shared: str, janitor: psycopg.Connection) -> str:
+    """The DSN of the folder's database, without rows."""
+    empty(janitor)
+    return shared
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def fresh(databases: Databases) -> Iterator[str]:
     """The DSN of a database that is this test's alone."""
     dsn = databases.create()
     yield dsn
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with open_session(dsn) as connection:
         forget_prepared(connection)
     databases.drop(dsn)
 
@@ -56,7 +60,7 @@ def connect(database: str) -> Iterator[Connect]:
     opened: list[psycopg.Connection] = []
 
     def connect(dsn: str = database, settings: str = "", autocommit: bool = True) -> psycopg.Connection:
-        connection = psycopg.connect(dsn, autocommit=autocommit, options=f"{PATIENCE} {settings}")
+        connection = open_session(dsn, settings, autocommit)
         opened.append(connection)
         return connection
 
@@ -64,6 +68,12 @@ def connect(database: str) -> Iterator[Connect]:
     for connection in opened:
         with contextlib.suppress(psycopg.Error):
             connection.close()
+
+
+@pytest.fixture
+def connection(connect: Connect) -> psycopg.Connection:
+    """A session of the test's database, in autocommit."""
+    return connect()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from psycopg.rows import class_row
 
 from orders.demo.sink import Mail
 from orders.intake import Malformed
-from orders.service import PRODUCTS, OrderRequest, UnknownProduct
+from orders.service import ARTICLES, OrderRequest, UnknownProduct
 from pgqueue import Job
 
 Problems: TypeAlias = tuple[str, ...]
@@ -222,8 +222,8 @@ class _Auditor:
 
     def lines(self) -> Problems:
         journal = self.journal
-        kinds = (journal.placed, journal.rolled_back, journal.repeated, journal.refused)
-        return _differ("lines accounted for", journal.lines, sum(map(len, kinds)))
+        seen = len(journal.placed) + len(journal.rolled_back) + len(journal.repeated) + len(journal.refused)
+        return _differ("lines accounted for", journal.lines, seen)
 
     def rolled_back(self) -> Problems:
         return tuple(
@@ -249,9 +249,7 @@ class _Auditor:
                     f"{letter.task} of {letter.order_id} is dead after {letter.attempt} attempts: {letter.reason}"
                 )
         for name in self.declined:
-            if name in self.orders and (
-                self.orders[name].status != "pending" or name in self.facts.payments
-            ):
+            if name in self.orders and (self.orders[name].status != "pending" or name in self.facts.payments):
                 wrong.append(f"declined, yet {self.orders[name].status}: {name}")
         return tuple(wrong)
 
@@ -274,7 +272,7 @@ class _Auditor:
 
     def shelves(self) -> Problems:
         sold = self.sold()
-        before = {product.sku: product.stock for product in PRODUCTS}
+        before = {article.sku: article.stock for article in ARTICLES}
         return tuple(
             problem
             for sku, stock in before.items()

@@ -21,12 +21,15 @@ as $$
 declare
     own_id constant bigint := nextval('pgqueue.job_ids');
     line constant text := coalesce(queue, 'default');
-    lane constant smallint := 2 * coalesce(priority, 5) + 1;
+    lane constant smallint := case when priority between 0 and 9 then 2 * priority + 1 else 11 end;
     due timestamptz := run_at;
 begin
+    if args is null then
+        args := '{}';
+    end if;
     if not (coalesce(length(task) between 1 and 200 and jsonb_typeof(args) = 'object', false)
             and length(line) between 1 and 100 and line !~ '[[:cntrl:]*"'']' and task !~ '[[:cntrl:]]'
-            and lane between 1 and 19 and coalesce(max_attempts between 1 and 32767, true)
+            and coalesce(priority between 0 and 9, true) and coalesce(max_attempts between 1 and 32767, true)
             and delay is null and run_at is null and unique_key is null and idempotency_key is null and options is null)
     then
         perform pgqueue.reject_job(task, args, queue, priority, run_at, delay, max_attempts,

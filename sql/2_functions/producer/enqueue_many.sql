@@ -47,14 +47,31 @@ begin
     own_ids := array(select nextval('pgqueue.job_ids') from generate_series(1, total));
     ids := own_ids;
     if keyed then
+        -- All idempotency keys, then all unique keys, each in sorted order: one order for every bulk, whatever it mixes.
+        for item in
+            select j.task, j.idempotency_key, j.n
+              from rows from (jsonb_to_recordset(jobs) as (task text, idempotency_key text))
+                   with ordinality as j (task, idempotency_key, n)
+             where j.idempotency_key is not null
+             order by j.task, j.idempotency_key, j.n
+        loop
+            ids[item.n] := pgqueue.take_keys(item.task, null, item.idempotency_key, own_ids[item.n]);
+        end loop;
         for item in
             select j.task, j.unique_key, j.idempotency_key, j.n
               from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text))
                    with ordinality as j (task, unique_key, idempotency_key, n)
-             where j.unique_key is not null or j.idempotency_key is not null
-             order by j.task, j.idempotency_key, j.unique_key, j.n
+             where j.unique_key is not null
+             order by j.task, j.unique_key, j.n
         loop
-            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, item.idempotency_key, own_ids[item.n]);
+            continue when ids[item.n] <> own_ids[item.n];
+            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, null, own_ids[item.n]);
+            if ids[item.n] <> own_ids[item.n] and item.idempotency_key is not null then
+                -- as take_keys does: the idempotency key, and whoever it led to this job, now leads to the holder
+                update pgqueue.unique_keys as k set job_id = ids[item.n]
+                 where k.kind = 'idempotency' and k.task = item.task and k.key = item.idempotency_key;
+                ids := array_replace(ids, own_ids[item.n], ids[item.n]);
+            end if;
         end loop;
     end if;
     with given as materialized (

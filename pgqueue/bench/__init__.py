@@ -1,0 +1,35 @@
+"""`pgqueue bench`: what this machine does, as ratios within one run.
+
+A measurement is a function in a file of its own. It gets a `Bench` (a server, sizes, progress) and yields
+`Result`s: our figure, the ceiling measured beside it in the same minute, their ratio and the bar. The two
+sides alternate, and the best round of each counts, because noise only ever makes slower.
+
+Workers are real ones, `pgqueue worker` in processes of their own with the default settings; `tasks.py` is
+their app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pgqueue.bench import ceiling, drain, enqueue, held, held_mix, wake
+from pgqueue.bench.harness import Bench, Result
+
+__all__ = ["MEASUREMENTS", "Bench", "Result", "measure"]
+
+MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Result]]] = {
+    "ceiling": ceiling.measure,
+    "drain": drain.measure,
+    "enqueue": enqueue.measure,
+    "wake": wake.measure,
+    "held": held.measure,
+    "held-mix": held_mix.measure,
+}
+"""Every measurement by name, in the order in which they run."""
+
+
+def measure(bench: Bench, names: Sequence[str]) -> Iterator[Result]:
+    """Runs the measurements of these names, or all of them, and yields each result as it comes."""
+    for name in names or MEASUREMENTS:
+        bench.begin(name)
+        yield from MEASUREMENTS[name](bench)

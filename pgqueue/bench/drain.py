@@ -1,0 +1,63 @@
+"""Drain: a backlog of no-op jobs through one worker process with the default settings, history kept.
+
+The worker starts beside a paused queue; resuming it starts the clock. The last job is a marker in the lowest
+lane, and the clock stops when its ending is recorded: nothing is asked of the database until it has begun.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from pgqueue import calls
+from pgqueue.bench import ceiling
+from pgqueue.bench.harness import Bench, Result, compared, connect, feed, scalar, wait_until
+from pgqueue.bench.tasks import stamp
+from pgqueue.drivers import run
+from pgqueue.errors import PgqueueError
+
+
+def measure(bench: Bench) -> Iterator[Result]:
+    jobs = bench.size(200_000, 100_000)
+    cpu: dict[str, list[float]] = {"noop": [], "noop_sync": []}
+
+    def side(task: str) -> float:
+        rate, microseconds = drain(bench, task, jobs)
+        cpu[task].append(microseconds)
+        return rate
+
+    figures = bench.alternate(
+        {
+            "ceiling": lambda: ceiling.real(bench, jobs),
+            "async": lambda: side("noop"),
+            "sync": lambda: side("noop_sync"),
+        }
+    )
+    for name, task, bar, kind in (
+        ("drain", "noop", 1.0, "async no-op jobs"),
+        ("drain-sync", "noop_sync", 0.25, "sync no-op jobs in threads"),
+    ):
+        note = f"{jobs:,} {kind}, {min(cpu[task]):.1f} us of the worker's CPU a job"
+        yield compared(name, figures[name.replace("drain-", "").replace("drain", "async")], figures["ceiling"], bar=bar, note=note)
+
+
+def drain(bench: Bench, task: str, jobs: int) -> tuple[float, float]:
+    """Jobs a second, and microseconds of the worker's CPU a job."""
+    with bench.database() as dsn, connect(dsn) as connection, bench.stamps() as stamps:
+        run(connection, calls.pause("default"))
+        feed(connection, task, jobs)
+        last = stamp.using(priority=9).enqueue(connection, path=stamps.path, number=0).id
+        connection.execute("analyze pgqueue.ready_jobs")
+        with bench.worker(dsn) as worker:
+            bench.settle_disk()
+            cpu, started = worker.cpu_seconds(), time.perf_counter()
+            run(connection, calls.resume("default"))
+            stamps.wait(0)
+            for table in ("where r.id = %s", "where %s > 0"):  # the marker, then whatever a thread still had
+                query = f"select not exists (select from pgqueue.running_jobs as r {table})"
+                wait_until(lambda query=query: scalar(connection, query, last), "the last job's ending", pause=0.001)
+            seconds = time.perf_counter() - started
+            cpu = worker.cpu_seconds() - cpu
+        if (done := scalar(connection, "select count(*) from pgqueue.finished_jobs")) != jobs + 1:
+            raise PgqueueError(f"{done} jobs were completed, not {jobs + 1}")
+        return jobs / seconds, cpu / jobs * 1e6

@@ -1,0 +1,51 @@
+"""What users may rely on: the names of the package, and the examples in its docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import pgqueue
+
+
+def test_the_public_names_are_these() -> None:
+    assert pgqueue.__all__ == [
+        "App",
+        "Context",
+        "Custom",
+        "Exponential",
+        "Fail",
+        "Fibonacci",
+        "Fixed",
+        "Job",
+        "JobState",
+        "Linear",
+        "Retry",
+        "Snooze",
+        "__version__",
+        "errors",
+    ]
+    for name in pgqueue.__all__:
+        assert hasattr(pgqueue, name)
+
+
+@pytest.mark.parametrize(
+    "module", ["job", "calls", "encoding", "retry", "settings", "context", "task", "app"]
+)
+def test_the_examples_run(module: str) -> None:
+    tested = importlib.import_module(f"pgqueue.{module}")
+    failures, _ = doctest.testmod(tested, optionflags=doctest.ELLIPSIS)
+    assert failures == 0
+
+
+def test_importing_the_package_loads_no_database_library() -> None:
+    """A command's `--help` and a test of a task's function need none."""
+    code = (
+        "import sys, pgqueue; print(*{'psycopg', 'sqlalchemy', 'psycopg_pool', 'alembic'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
