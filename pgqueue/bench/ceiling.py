@@ -25,8 +25,16 @@ LANE = 11  # priority 5, not returned
 
 def measure(bench: Bench) -> Iterator[Result]:
     jobs = bench.size(200_000, 100_000)
-    figures = bench.alternate({"real": lambda: real(bench, jobs), "prototype": lambda: prototype(bench, jobs)})
-    yield compared("ceiling", figures["real"], figures["prototype"], bar=0.8, note="one connection, batches of 1000; ceiling: the design's prototype")
+    figures = bench.alternate(
+        {"real": lambda: real(bench, jobs), "prototype": lambda: prototype(bench, jobs)}
+    )
+    yield compared(
+        "ceiling",
+        figures["real"],
+        figures["prototype"],
+        bar=0.8,
+        note="one connection, batches of 1000; ceiling: the design's prototype",
+    )
 
 
 def real(bench: Bench, jobs: int) -> float:
@@ -70,14 +78,17 @@ def prototype(bench: Bench, jobs: int) -> float:
     with bench.database() as dsn, connect(dsn) as connection:
         connection.execute(files("pgqueue.bench").joinpath("prototype.sql").read_bytes())
         connection.execute(
-            "insert into q.jobs (task, args) select 'noop', %s::jsonb from generate_series(1, %s)", (payload(), jobs)
+            "insert into q.jobs (task, args) select 'noop', %s::jsonb from generate_series(1, %s)",
+            (payload(), jobs),
         )
         connection.execute("analyze q.jobs")
         bench.settle_disk()
         set_json_loads(bytes, connection)  # neither side decodes the args
         cursor = connection.cursor(binary=True)
         cursors, done, started = [0] * 10, 0, time.perf_counter()
-        while rows := cursor.execute("select * from q.claim('default', 7, %s, %s)", (BATCH, cursors)).fetchall():
+        while rows := cursor.execute(
+            "select * from q.claim('default', 7, %s, %s)", (BATCH, cursors)
+        ).fetchall():
             for row in rows:
                 cursors[row[5]] = max(cursors[row[5]], row[6] + 1)
             cursor.execute("select q.finish(7, %s)", ([row[0] for row in rows],))

@@ -38,11 +38,19 @@ def measure(bench: Bench) -> Iterator[Result]:
         ("drain-sync", "noop_sync", 0.25, "sync no-op jobs in threads"),
     ):
         note = f"{jobs:,} {kind}, {min(cpu[task]):.1f} us of the worker's CPU a job"
-        yield compared(name, figures[name.replace("drain-", "").replace("drain", "async")], figures["ceiling"], bar=bar, note=note)
+        yield compared(
+            name,
+            figures[name.replace("drain-", "").replace("drain", "async")],
+            figures["ceiling"],
+            bar=bar,
+            note=note,
+        )
 
 
 def drain(bench: Bench, task: str, jobs: int) -> tuple[float, float]:
     """Jobs a second, and microseconds of the worker's CPU a job."""
+    running = "select exists (select from pgqueue.running_jobs as r where r.id = %s)"
+    left = "select count(*) from pgqueue.running_jobs"
     with bench.database() as dsn, connect(dsn) as connection, bench.stamps() as stamps:
         run(connection, calls.pause("default"))
         feed(connection, task, jobs)
@@ -53,9 +61,9 @@ def drain(bench: Bench, task: str, jobs: int) -> tuple[float, float]:
             cpu, started = worker.cpu_seconds(), time.perf_counter()
             run(connection, calls.resume("default"))
             stamps.wait(0)
-            for table in ("where r.id = %s", "where %s > 0"):  # the marker, then whatever a thread still had
-                query = f"select not exists (select from pgqueue.running_jobs as r {table})"
-                wait_until(lambda query=query: scalar(connection, query, last), "the last job's ending", pause=0.001)
+            wait_until(lambda: not scalar(connection, running, last), "the last job's ending", pause=0.001)
+            # In threads, jobs that began before the marker may end after it.
+            wait_until(lambda: not scalar(connection, left), "the end", pause=0.001)
             seconds = time.perf_counter() - started
             cpu = worker.cpu_seconds() - cpu
         if (done := scalar(connection, "select count(*) from pgqueue.finished_jobs")) != jobs + 1:

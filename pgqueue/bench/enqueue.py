@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import psycopg
@@ -58,11 +59,20 @@ def single(bench: Bench) -> Iterator[Result]:
             side()  # statements are prepared and the client is warm
         figures = bench.alternate(sides, rounds=4 * bench.rounds)
         yield compared(
-            "enqueue-single", figures["enqueue"], figures["INSERT"], bar=0.7, note="a transaction each; ceiling: INSERT of the same row"
+            "enqueue-single",
+            figures["enqueue"],
+            figures["INSERT"],
+            bar=0.7,
+            note="a transaction each; ceiling: INSERT of the same row",
         )
         connection.execute("set synchronous_commit = off")
         figures = bench.alternate(sides, rounds=4 * bench.rounds)
-        yield compared("enqueue-single-async", figures["enqueue"], figures["INSERT"], note="the same with synchronous_commit off")
+        yield compared(
+            "enqueue-single-async",
+            figures["enqueue"],
+            figures["INSERT"],
+            note="the same with synchronous_commit off",
+        )
 
 
 # Many at once -----------------------------------------------------------------------------------------
@@ -74,7 +84,9 @@ def bulk(bench: Bench) -> Iterator[Result]:
 
     def enqueue(connection: psycopg.Connection[tuple[object, ...]]) -> int:
         with connection.transaction():
-            return len(app.enqueue_many(connection, [noop.item(n=number, s="x" * 100) for number in range(count)]))
+            return len(
+                app.enqueue_many(connection, [noop.item(n=number, s="x" * 100) for number in range(count)])
+            )
 
     def copy(connection: psycopg.Connection[tuple[object, ...]]) -> int:
         first, now, encode = 10**15, datetime.now(UTC), msgspec.json.encode
@@ -131,7 +143,11 @@ def _asleep(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
 
             def rate(dsn=dsn, connection=connection, worker=worker, notify=notify) -> float:
                 found = run_pgbench(bench, pgbench, script, dsn, notify)
-                wait_until(lambda: not scalar(connection, "select count(*) from pgqueue.ready_jobs"), "the jobs' end", pause=0.2)
+                wait_until(
+                    lambda: not scalar(connection, "select count(*) from pgqueue.ready_jobs"),
+                    "the jobs' end",
+                    pause=0.2,
+                )
                 if notify == "on":
                     worker.wait_until_asleep(connection)
                 return found
@@ -148,7 +164,10 @@ def _busy(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
     """Every slot of the worker is taken by a long job."""
     with bench.database() as dsn, connect(dsn) as connection, bench.worker(dsn) as worker:
         app.enqueue_many(connection, [nap.item(seconds=3600.0)] * 50)
-        wait_until(lambda: not scalar(connection, "select count(*) from pgqueue.sleepers"), "the worker's slots to fill")
+        wait_until(
+            lambda: not scalar(connection, "select count(*) from pgqueue.sleepers"),
+            "the worker's slots to fill",
+        )
         figures = bench.alternate(
             {
                 "notified": lambda: run_pgbench(bench, pgbench, script, dsn, "on"),
@@ -167,7 +186,21 @@ def run_pgbench(bench: Bench, pgbench: Path, script: str, dsn: str, notify: str)
     transactions = bench.size(1000, 300)
     bench.settle_disk()
     done = subprocess.run(
-        [pgbench, "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "2", "-t", str(transactions), "-f", script, dsn],
+        [
+            pgbench,
+            "-n",
+            "-M",
+            "prepared",
+            "-c",
+            str(CLIENTS),
+            "-j",
+            "2",
+            "-t",
+            str(transactions),
+            "-f",
+            script,
+            dsn,
+        ],
         env={**os.environ, "PGOPTIONS": f"-c pgqueue.notify={notify}"},
         capture_output=True,
         text=True,

@@ -58,43 +58,19 @@ class Result:
             return ""
         return "ok" if self.ratio >= self.bar else "MISSED"
 
-    def cells(self) -> tuple[str, ...]:
-        """The line as text: name, ours, ceiling, ratio, bar, verdict, note."""
-        return (
-            self.name,
-            _figure(self.ours, self.unit),
-            _figure(self.ceiling, self.unit),
-            "" if self.ratio is None else f"{self.ratio:.2f}",
-            "" if self.bar is None else f"{self.bar:.2f}",
-            self.verdict,
-            self.note,
-        )
-
     def as_json(self) -> dict[str, Any]:
         """The line for programs."""
         return asdict(self) | {"verdict": self.verdict or None}
 
 
-HEADINGS = ("measurement", "ours", "ceiling", "ratio", "bar", "", "note")
-_WIDTHS = (28, 15, 15, 6, 6, 7, 0)
-
-
-def line(cells: tuple[str, ...]) -> str:
-    """The cells in columns, the name to the left and figures to the right."""
-    name, *figures, verdict, note = cells
-    columns = [f"{name:<{_WIDTHS[0]}}", *map(str.rjust, figures, _WIDTHS[1:5])]
-    return "  ".join([*columns, f"{verdict:<{_WIDTHS[5]}}", note]).rstrip()
-
-
-def _figure(value: float | None, unit: str) -> str:
-    if value is None:
-        return ""
-    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
-    return f"{value:,.{digits}f} {unit}".rstrip()
-
-
 def compared(
-    name: str, ours: list[float], ceiling: list[float], *, bar: float | None = None, note: str = "", unit: str = "/s"
+    name: str,
+    ours: list[float],
+    ceiling: list[float],
+    *,
+    bar: float | None = None,
+    note: str = "",
+    unit: str = "/s",
 ) -> Result:
     """A rate beside its ceiling, each the best of its rounds."""
     best, limit = max(ours), max(ceiling)
@@ -110,7 +86,9 @@ def compared(
     )
 
 
-def below(name: str, value: float, limit: float, *, unit: str, bar: float | None = 1.0, note: str = "") -> Result:
+def below(
+    name: str, value: float, limit: float, *, unit: str, bar: float | None = 1.0, note: str = ""
+) -> Result:
     """A figure that must not be larger than its limit; the ratio is limit to figure."""
     ratio = limit / value if value > 0 else 1.0
     return Result(name=name, ours=value, ceiling=limit, unit=unit, ratio=ratio, bar=bar, note=note)
@@ -175,7 +153,9 @@ class Bench:
         self.loads[name] = load
         self.tell(f"{name}: load average {load:.2f} on {cores} cores")
         if load > 0.5 * cores and len(self.loads) == 1:
-            self.tell("warning: something else runs on this machine; ratios suffer where a worker needs its cores")
+            self.tell(
+                "warning: something else runs on this machine; ratios suffer where a worker needs its cores"
+            )
 
     def machine(self) -> dict[str, str]:
         """What was measured on, without a date or a name."""
@@ -224,7 +204,9 @@ class Bench:
 
     # Sides that alternate
 
-    def alternate(self, sides: Mapping[str, Callable[[], float]], rounds: int | None = None) -> dict[str, list[float]]:
+    def alternate(
+        self, sides: Mapping[str, Callable[[], float]], rounds: int | None = None
+    ) -> dict[str, list[float]]:
         """Measures each side in turn, A B then B A; returns the figures of each."""
         figures: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(rounds or self.rounds):
@@ -336,7 +318,7 @@ class Worker:
     def _wait_until_idle(self) -> None:
         with connect(self._dsn) as connection:
             self.wait_until_registered(connection)
-            if "poll" not in self._command:
+            if self._environment.get("PGQUEUE_WAKE") != "poll":
                 self.wait_until_asleep(connection)
 
     def wait_until_registered(self, connection: psycopg.Connection[Any]) -> None:

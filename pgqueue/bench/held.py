@@ -27,7 +27,9 @@ def measure(bench: Bench) -> Iterator[Result]:
         with held_snapshot(dsn), bench.worker(dsn):
             tenths = feed_and_drain(bench, connection, stamps, block=block, blocks=100)
             wait_until(
-                lambda: not scalar(connection, "select count(*) from pgqueue.running_jobs"), "the end", pause=0.1
+                lambda: not scalar(connection, "select count(*) from pgqueue.running_jobs"),
+                "the end",
+                pause=0.1,
             )
         done = scalar(connection, "select count(*) from pgqueue.finished_jobs")
     if done != 100 * block:
@@ -45,7 +47,12 @@ def measure(bench: Bench) -> Iterator[Result]:
 
 
 def feed_and_drain(
-    bench: Bench, connection: psycopg.Connection[tuple[object, ...]], stamps: Stamps, *, block: int, blocks: int
+    bench: Bench,
+    connection: psycopg.Connection[tuple[object, ...]],
+    stamps: Stamps,
+    *,
+    block: int,
+    blocks: int,
 ) -> list[float]:
     """Jobs a second of each tenth. Each block ends with a marker, and jobs are served in their order."""
     plain = noop.item(**PAYLOAD).json

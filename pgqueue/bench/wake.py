@@ -17,7 +17,12 @@ from pgqueue.bench.tasks import stamp
 
 def measure(bench: Bench) -> Iterator[Result]:
     samples = bench.size(1000, 500)
-    with bench.database() as dsn, connect(dsn) as connection, bench.stamps() as stamps, bench.worker(dsn, "-c", "10"):
+    with (
+        bench.database() as dsn,
+        connect(dsn) as connection,
+        bench.stamps() as stamps,
+        bench.worker(dsn, "-c", "10"),
+    ):
         sent, committed = {}, {}
         for number in range(-20, samples):  # the first ones open connections and prepare statements
             sent[number] = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -116,8 +117,9 @@ def claim(
     queues: Sequence[str] = ("default",),
     limits: Sequence[int] | None = None,
     cursors: Sequence[int] | None = None,
+    fence: int | None = None,
 ) -> list[ClaimedJob]:
-    """One claim, from the floors unless `cursors` are given."""
+    """One claim, from the floors unless `cursors` are given, under a new lease unless `fence` is."""
     return run(
         connection,
         calls.claim(
@@ -126,6 +128,7 @@ def claim(
             limits=limits if limits is not None else [max_jobs] * len(queues),
             max_jobs=max_jobs,
             cursors=cursors if cursors is not None else [0] * (20 * len(queues)),
+            fence=fence if fence is not None else random.getrandbits(64) - 2**63,
         ),
     )
 
