@@ -459,7 +459,9 @@ class _OwnConnections:
         try:
             psycopg.connect(self._conninfo(), connect_timeout=int(POOL_TIMEOUT)).close()
         except psycopg.Error as error:
-            raise translate(error) or error from error
+            if mapped := translate(error):
+                raise mapped from error
+            raise
 
     def close(self) -> None:
         self._after_fork()

@@ -56,7 +56,9 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     for folder in ("sql", "migrations"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    assert freeze(tmp_path) == 0
     assert freeze(tmp_path, "--release") == 0
+    shutil.copytree(tmp_path / "migrations", tmp_path / "before")
     assert freeze(tmp_path, "--new", "later") == 0
     change = tmp_path / "migrations" / "versions" / "0002_later.sql"
     change.write_text(
@@ -70,9 +72,8 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def outdated(later: Path, empty: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The DSN of a database at revision 0001, where 0002 is pending."""
-    assert later.is_file()
-    with monkeypatch.context() as before:
-        before.setattr(migrate, "_root", lambda: REPOSITORY / "migrations")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(migrate, "_root", lambda: later.parents[2] / "before")
         migrate.upgrade(empty)
     return empty
 

@@ -21,7 +21,7 @@ begin
         to pgqueue_producer, pgqueue_worker, pgqueue_admin;
     grant execute on function
         pgqueue.register, pgqueue.hold_session, pgqueue.heartbeat,
-        pgqueue.claim, pgqueue.complete, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
+        pgqueue.claim, pgqueue.forget_claim, pgqueue.complete, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
         pgqueue.fall_asleep, pgqueue.writers, pgqueue.wake_up,
         pgqueue.upkeep, pgqueue.rescue, pgqueue.promote, pgqueue.prove_floors, pgqueue.retain
         to pgqueue_worker, pgqueue_admin;

@@ -111,7 +111,7 @@ create table pgqueue.running_jobs (
 
 comment on table  pgqueue.running_jobs is 'Jobs in the hands of a worker. Columns as in ready_jobs, and:';
 comment on column pgqueue.running_jobs.worker_id is 'The worker that claimed the job.';
-comment on column pgqueue.running_jobs.lease is 'The fence: 64 random bits drawn by the claim. An ending without it changes nothing.';
+comment on column pgqueue.running_jobs.lease is 'The fence: 64 random bits drawn for the claim. An ending without it changes nothing.';
 comment on column pgqueue.running_jobs.claimed_at is 'When the claim was made.';
 
 -- sql/1_tables/13_finished_jobs.sql
@@ -1178,12 +1178,15 @@ comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, d
 -- sql/2_functions/worker/claim.sql
 -- Takes up to max_jobs ready jobs for a worker, queue after queue in the order given, each by lane, then position.
 -- Called by workers. cursors: 20 per queue (one a lane), the position to start at; 0: the lane's floor.
+-- fence: 64 random bits, drawn by the worker for this claim alone; they become the lease of its jobs. The worker draws
+-- them so that it can give back a claim whose answer it never heard (forget_claim).
 -- Locks: key share on the worker's row (rescue waits for it), the claimed rows (skip locked). Index: ready_jobs_lane.
 --
 -- Counts the attempt, so that a job that kills its worker runs out of attempts too. Never returns more than asked.
 -- Commits asynchronously: a claim that a crash of the server forgets only means that the job is still ready.
-create function pgqueue.claim(worker_id bigint, queues text[], limits integer[], max_jobs integer, cursors bigint[])
-returns table (id bigint, lease bigint, queue text, lane smallint, "position" bigint, task text, args text,
+create function pgqueue.claim(
+    worker_id bigint, queues text[], limits integer[], max_jobs integer, cursors bigint[], fence bigint
+) returns table (id bigint, lease bigint, queue text, lane smallint, "position" bigint, task text, args text,
                attempt smallint, max_attempts smallint, crashes smallint, options text)
 language plpgsql security definer rows 100
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -1191,7 +1194,6 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 #variable_conflict use_column
 declare
-    fence constant bigint := hashtextextended(gen_random_uuid()::text, 0);
     room integer := max_jobs;
     wanted integer;
     taken integer;
@@ -1228,11 +1230,11 @@ begin
         ), running as (
             insert into pgqueue.running_jobs (id, worker_id, lease, run_at, created_at, claimed_at, lane, attempt,
                                               max_attempts, crashes, queue, task, args, unique_key, options)
-            select p.id, claim.worker_id, fence, p.run_at, p.created_at, clock_timestamp(), p.lane, p.attempt + 1,
+            select p.id, claim.worker_id, claim.fence, p.run_at, p.created_at, clock_timestamp(), p.lane, p.attempt + 1,
                    p.max_attempts, p.crashes, p.queue, p.task, p.args, p.unique_key, p.options
               from picked as p
         )
-        select p.id, fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
+        select p.id, claim.fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
                p.max_attempts, p.crashes, p.options::text
           from picked as p order by p.lane, p.position;
         get diagnostics taken = row_count;
@@ -1242,8 +1244,27 @@ begin
         end if;
     end loop;
 end $$;
-comment on function pgqueue.claim(bigint, text[], integer[], integer, bigint[]) is
-'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker. PQ002 when the worker is not registered.';
+comment on function pgqueue.claim(bigint, text[], integer[], integer, bigint[], bigint) is
+'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker, under the lease `fence`. PQ002 when the worker is not registered.';
+
+-- Gives back what a claim took whose answer never reached the worker: untouched, the attempt too.
+-- Called by workers after a claim ended in a lost connection. Waits for that claim if it is still under way.
+-- Locks: the worker's row for update, the claim's rows of running_jobs. Scans running_jobs: an outage is rare.
+create function pgqueue.forget_claim(worker_id bigint, fence bigint)
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    ids bigint[];
+begin
+    perform from pgqueue.workers as w where w.id = forget_claim.worker_id for update;
+    select array_agg(r.id) into ids from pgqueue.running_jobs as r
+     where r.worker_id = forget_claim.worker_id and r.lease = forget_claim.fence;
+    return pgqueue.release(ids, array_fill(forget_claim.fence, array[coalesce(cardinality(ids), 0)]));
+end $$;
+comment on function pgqueue.forget_claim(bigint, bigint) is
+'Gives back the jobs of a claim whose answer was lost. Returns their ids.';
 
 -- sql/2_functions/worker/complete.sql
 -- Ends attempts as completed. Called by workers, also as the last statement of a transactional task.

@@ -11,11 +11,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 
-from pgqueue.bench.harness import Bench, connect, payload, scalar
+from pgqueue.bench.harness import Bench, Connection, connect, payload, scalar
 
 WATCHED = (
     "claim",
@@ -69,7 +68,7 @@ def counter(bench: Bench, dsn: str) -> Iterator[Callable[[], Calls]]:
             yield Probe(connection).totals
 
 
-def _counts(connection: psycopg.Connection[Any]) -> bool:
+def _counts(connection: Connection) -> bool:
     try:
         connection.execute("create extension if not exists pg_stat_statements")
         connection.execute("select count(*) from pg_stat_statements")
@@ -80,7 +79,7 @@ def _counts(connection: psycopg.Connection[Any]) -> bool:
     return True
 
 
-def _counted(connection: psycopg.Connection[Any]) -> Calls:
+def _counted(connection: Connection) -> Calls:
     totals = Calls()
     rows = connection.execute(
         "select s.query, s.calls, s.shared_blks_hit + s.shared_blks_read from pg_stat_statements as s"
@@ -97,7 +96,7 @@ class Probe:
 
     WEIGHT = 10
 
-    def __init__(self, connection: psycopg.Connection[Any]):
+    def __init__(self, connection: Connection):
         self._connection = connection
         self._totals = Calls()
 

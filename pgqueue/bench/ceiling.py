@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from importlib.resources import files
 
-import psycopg
 from psycopg.types.json import set_json_loads
 
 from pgqueue import calls
-from pgqueue.bench.harness import Bench, Result, compared, connect, feed, payload
+from pgqueue.bench.harness import Bench, Connection, Result, compared, connect, feed, payload
 from pgqueue.drivers import run
 from pgqueue.errors import PgqueueError
 
@@ -46,7 +45,7 @@ def real(bench: Bench, jobs: int) -> float:
         return drive(connection, jobs)
 
 
-def drive(connection: psycopg.Connection[tuple[object, ...]], jobs: int) -> float:
+def drive(connection: Connection, jobs: int) -> float:
     """Claims and completes all that is ready; returns jobs a second."""
     worker = run(
         connection,
@@ -83,7 +82,7 @@ def prototype(bench: Bench, jobs: int) -> float:
         )
         connection.execute("analyze q.jobs")
         bench.settle_disk()
-        set_json_loads(bytes, connection)  # neither side decodes the args
+        set_json_loads(lambda text: text, connection)  # neither side decodes the args
         cursor = connection.cursor(binary=True)
         cursors, done, started = [0] * 10, 0, time.perf_counter()
         while rows := cursor.execute(

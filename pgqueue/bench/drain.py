@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from pgqueue import calls
-from pgqueue.bench import ceiling
+from pgqueue.bench.ceiling import real
 from pgqueue.bench.harness import Bench, Result, compared, connect, feed, scalar, wait_until
 from pgqueue.bench.tasks import stamp
 from pgqueue.drivers import run
@@ -28,7 +28,7 @@ def measure(bench: Bench) -> Iterator[Result]:
 
     figures = bench.alternate(
         {
-            "ceiling": lambda: ceiling.real(bench, jobs),
+            "ceiling": lambda: real(bench, jobs),
             "async": lambda: side("noop"),
             "sync": lambda: side("noop_sync"),
         }

@@ -13,12 +13,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
-import psycopg
 
-from pgqueue.bench.harness import PAYLOAD, Bench, Result, compared, connect, payload, scalar, wait_until
+from pgqueue.bench.harness import (
+    TEXT,
+    Bench,
+    Connection,
+    Result,
+    Worker,
+    compared,
+    connect,
+    payload,
+    scalar,
+    wait_until,
+)
 from pgqueue.bench.tasks import app, nap, noop
 from pgqueue.errors import PgqueueError
 
@@ -44,16 +55,16 @@ def single(bench: Bench) -> Iterator[Result]:
     )
     args = payload()
 
-    def rate(connection: psycopg.Connection[tuple[object, ...]], once: Callable[[], object]) -> float:
+    def rate(once: Callable[[], object]) -> float:
         started = time.perf_counter()
         for _ in range(count):
             once()
         return count / (time.perf_counter() - started)
 
     with bench.database() as dsn, connect(dsn) as connection:
-        sides = {
-            "enqueue": lambda: rate(connection, lambda: noop.enqueue(connection, **PAYLOAD)),
-            "INSERT": lambda: rate(connection, lambda: connection.execute(insert, (args,))),
+        sides: dict[str, Callable[[], float]] = {
+            "enqueue": lambda: rate(lambda: noop.enqueue(connection, n=1, s=TEXT)),
+            "INSERT": lambda: rate(lambda: connection.execute(insert, (args,))),
         }
         for side in sides.values():
             side()  # statements are prepared and the client is warm
@@ -82,13 +93,11 @@ def bulk(bench: Bench) -> Iterator[Result]:
     """`app.enqueue_many`, ids returned, and COPY; both from Python values to the commit."""
     count = bench.size(50_000, 20_000)
 
-    def enqueue(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    def enqueue(connection: Connection) -> int:
         with connection.transaction():
-            return len(
-                app.enqueue_many(connection, [noop.item(n=number, s="x" * 100) for number in range(count)])
-            )
+            return len(app.enqueue_many(connection, [noop.item(n=number, s=TEXT) for number in range(count)]))
 
-    def copy(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    def copy(connection: Connection) -> int:
         first, now, encode = 10**15, datetime.now(UTC), msgspec.json.encode
         with (
             connection.transaction(),
@@ -96,11 +105,11 @@ def bulk(bench: Bench) -> Iterator[Result]:
             cursor.copy(f"copy pgqueue.ready_jobs ({COLUMNS}) from stdin") as copying,
         ):
             for number in range(count):
-                args = encode({"n": number, "s": "x" * 100})
+                args = encode({"n": number, "s": TEXT})
                 copying.write_row((first + number, now, now, 11, 0, 5, 0, "default", "noop", args.decode()))
         return count
 
-    def rate(side: Callable[[psycopg.Connection[tuple[object, ...]]], int]) -> float:
+    def rate(side: Callable[[Connection], int]) -> float:
         with bench.database() as dsn, connect(dsn) as connection:
             bench.settle_disk()
             started = time.perf_counter()
@@ -133,15 +142,13 @@ def _asleep(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
     """The worker sleeps at the start and serves the queue; without NOTIFY it does so by looking every 50 ms."""
     with ExitStack() as stack:
         sides = {}
-        for side, notify, settings in (
-            ("notified", "on", {}),
-            ("silent", "off", {"wake": "poll", "poll_interval": "0.05"}),
-        ):
+        polling = {"wake": "poll", "poll_interval": "0.05"}
+        for side, notify, settings in (("notified", "on", {}), ("silent", "off", polling)):
             dsn = stack.enter_context(bench.database())
             connection = stack.enter_context(connect(dsn))
-            worker = stack.enter_context(bench.worker(dsn, **settings))
+            worker = stack.enter_context(bench.worker(dsn, settings=settings))
 
-            def rate(dsn=dsn, connection=connection, worker=worker, notify=notify) -> float:
+            def rate(dsn: str, connection: Connection, worker: Worker, notify: str) -> float:
                 found = run_pgbench(bench, pgbench, script, dsn, notify)
                 wait_until(
                     lambda: not scalar(connection, "select count(*) from pgqueue.ready_jobs"),
@@ -152,7 +159,7 @@ def _asleep(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
                     worker.wait_until_asleep(connection)
                 return found
 
-            sides[side] = rate
+            sides[side] = partial(rate, dsn, connection, worker, notify)
         figures = bench.alternate(sides)
     yield compared(
         f"enqueue-{CLIENTS}-asleep", figures["notified"], figures["silent"], bar=0.8,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -25,10 +25,13 @@ from psycopg.rows import tuple_row
 from pgqueue.bench.tasks import STAMP
 from pgqueue.errors import PgqueueError
 
-PAYLOAD = {"n": 123, "s": "x" * 100}
-"""The args of a no-op job: 130 bytes of jsonb."""
+TEXT = "x" * 100
+"""What a no-op job carries beside a number: 130 bytes of jsonb together."""
 PATIENCE = 120.0
 """Seconds that a measurement waits for its next event before it gives up."""
+
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
 # Results ----------------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ class Bench:
         """What was measured on, without a date or a name."""
         wanted = ("fsync", "synchronous_commit", "shared_buffers", "max_wal_size", "wal_level")
         shown = ", ".join(f"current_setting('{name}')" for name in ("server_version", *wanted))
-        row = self._admin.execute(sql.SQL("select ") + sql.SQL(shown)).fetchone()  # type: ignore[arg-type]
+        row = self._admin.execute(sql.SQL("select ") + sql.SQL(shown)).fetchone()
         assert row is not None
         implementation = psycopg.pq.__impl__
         return {
@@ -186,7 +189,7 @@ class Bench:
         try:
             for setting, value in settings.items():
                 text = sql.SQL("alter database {} set {} = {}")
-                self._admin.execute(text.format(sql.Identifier(name), sql.SQL(setting), sql.Literal(value)))  # type: ignore[arg-type]
+                self._admin.execute(text.format(sql.Identifier(name), sql.SQL(setting), sql.Literal(value)))
             yield self._dsn_for(name)
         finally:
             self._command("drop database if exists {} with (force)", name)
@@ -200,7 +203,7 @@ class Bench:
         return make_conninfo(self.dsn, dbname=database)
 
     def _command(self, text: str, *names: str) -> None:
-        self._admin.execute(sql.SQL(text).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
+        self._admin.execute(sql.SQL(text).format(*map(sql.Identifier, names)))
 
     # Sides that alternate
 
@@ -218,24 +221,26 @@ class Bench:
 
     # Workers and their stamps
 
-    def worker(self, dsn: str, *options: str, processes: int = 1, **settings: str) -> Worker:
+    def worker(
+        self, dsn: str, *options: str, processes: int = 1, settings: Mapping[str, str] | None = None
+    ) -> Worker:
         """A worker process with the default settings but for `options` of its command and `settings`."""
         log = self.folder / f"worker-{next(self._numbers)}.log"
-        return Worker(dsn, options, settings, log=log, folder=self.folder, processes=processes)
+        return Worker(dsn, options, settings or {}, log=log, folder=self.folder, processes=processes)
 
     def stamps(self) -> Stamps:
         """A named pipe that jobs tell when they started."""
         return Stamps(self.folder / f"stamps-{next(self._numbers)}")
 
 
-def connect(dsn: str) -> psycopg.Connection[tuple[Any, ...]]:
+def connect(dsn: str) -> Connection:
     """A connection in autocommit."""
     return psycopg.connect(dsn, autocommit=True, row_factory=tuple_row)
 
 
-def scalar(connection: psycopg.Connection[Any], query: str, *values: Any) -> Any:
+def scalar(connection: Connection, query: str, *values: Any) -> Any:
     """The first value of the first row, or None."""
-    row = connection.execute(query, values).fetchone()  # type: ignore[arg-type]
+    row = connection.execute(query, values).fetchone()
     return row[0] if row else None
 
 
@@ -248,7 +253,7 @@ def wait_until(predicate: Callable[[], object], what: str, *, pause: float = 0.0
         time.sleep(pause)
 
 
-def feed(connection: psycopg.Connection[Any], task: str, jobs: int, args: str | None = None) -> None:
+def feed(connection: Connection, task: str, jobs: int, args: str | None = None) -> None:
     """Enqueues no-op jobs, made and inserted on the server."""
     while jobs > 0:
         batch = min(jobs, 5000)
@@ -262,7 +267,7 @@ def feed(connection: psycopg.Connection[Any], task: str, jobs: int, args: str | 
 
 def payload() -> str:
     """The args of a no-op job as JSON."""
-    return f'{{"n": {PAYLOAD["n"]}, "s": "{PAYLOAD["s"]}"}}'
+    return f'{{"n": 1, "s": "{TEXT}"}}'
 
 
 class Worker:
@@ -321,17 +326,17 @@ class Worker:
             if self._environment.get("PGQUEUE_WAKE") != "poll":
                 self.wait_until_asleep(connection)
 
-    def wait_until_registered(self, connection: psycopg.Connection[Any]) -> None:
+    def wait_until_registered(self, connection: Connection) -> None:
         """Until every process has a row."""
         self._wait(connection, "select count(*) from pgqueue.workers", "the worker's start")
 
-    def wait_until_asleep(self, connection: psycopg.Connection[Any]) -> None:
+    def wait_until_asleep(self, connection: Connection) -> None:
         """Until every process sleeps, ready to be notified."""
         query = "select count(distinct worker_id) from pgqueue.sleepers"
         self._wait(connection, query, "the worker's sleep")
         time.sleep(0.3)  # the looks that follow the registration
 
-    def _wait(self, connection: psycopg.Connection[Any], query: str, what: str) -> None:
+    def _wait(self, connection: Connection, query: str, what: str) -> None:
         def reached() -> bool:
             if self._process.poll() is not None:
                 tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])

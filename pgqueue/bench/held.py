@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import msgspec
 import psycopg
 
-from pgqueue.bench.harness import PAYLOAD, Bench, Result, Stamps, connect, scalar, wait_until
+from pgqueue import calls
+from pgqueue.bench.harness import TEXT, Bench, Connection, Result, Stamps, connect, scalar, wait_until
 from pgqueue.bench.tasks import noop, stamp
 from pgqueue.drivers import run
-from pgqueue import calls
 from pgqueue.errors import PgqueueError
 
 AHEAD = 4
@@ -48,14 +47,14 @@ def measure(bench: Bench) -> Iterator[Result]:
 
 def feed_and_drain(
     bench: Bench,
-    connection: psycopg.Connection[tuple[object, ...]],
+    connection: Connection,
     stamps: Stamps,
     *,
     block: int,
     blocks: int,
 ) -> list[float]:
     """Jobs a second of each tenth. Each block ends with a marker, and jobs are served in their order."""
-    plain = noop.item(**PAYLOAD).json
+    plain = noop.item(n=1, s=TEXT).json
     begun = None
     for number in range(blocks):
         for start in range(0, block, 5000):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from pgqueue.bench.buffers import Calls, counter
-from pgqueue.bench.harness import PAYLOAD, Bench, Result, connect, scalar, wait_until
+from pgqueue.bench.harness import TEXT, Bench, Connection, Result, connect, scalar, wait_until
 from pgqueue.bench.held import held_snapshot
 from pgqueue.bench.tasks import flaky, noop
 from pgqueue.errors import PgqueueError
@@ -62,12 +62,12 @@ def measure(bench: Bench) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def _unfinished(connection: object) -> int:
+def _unfinished(connection: Connection) -> int:
     query = (
         "select (select count(*) from pgqueue.ready_jobs) + (select count(*) from pgqueue.running_jobs)"
         " + (select count(*) from pgqueue.scheduled_jobs)"
     )
-    return int(scalar(connection, query))  # type: ignore[arg-type]
+    return int(scalar(connection, query))
 
 
 class Feeder:
@@ -125,15 +125,17 @@ class Feeder:
                     n = count * FEEDERS + number
                     match count % 10:
                         case 1 | 2:
-                            job = flaky.enqueue(connection, n=n, s="x" * 100)
+                            job = flaky.enqueue(connection, n=n)
                         case 3 | 4:
-                            job = noop.using(delay=1.0 + n % 3).enqueue(connection, **PAYLOAD)
+                            job = noop.using(delay=1.0 + n % 3).enqueue(connection, n=1, s=TEXT)
                         case 5:
-                            job = noop.using(unique_key=f"order {n}").enqueue(connection, **PAYLOAD)
+                            job = noop.using(unique_key=f"order {n}").enqueue(connection, n=1, s=TEXT)
                         case 6:  # the same key once more, its job finished or not
-                            job = noop.using(unique_key=f"order {n - FEEDERS}").enqueue(connection, **PAYLOAD)
+                            job = noop.using(unique_key=f"order {n - FEEDERS}").enqueue(
+                                connection, n=1, s=TEXT
+                            )
                         case _:
-                            job = noop.enqueue(connection, **PAYLOAD)
+                            job = noop.enqueue(connection, n=1, s=TEXT)
                     self._sent[number] = count
                     self._created[number] += job.created
                     due = self._started + count * FEEDERS / RATE

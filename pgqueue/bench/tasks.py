@@ -7,7 +7,6 @@ import os
 import struct
 import time
 from functools import cache
-
 from typing import Any
 
 from pgqueue.app import App
@@ -44,7 +43,7 @@ async def nap(seconds: float) -> None:
 
 
 @app.task(retry=Fixed(1.0, attempts=3))
-async def flaky(ctx: Context[Any], n: int, s: str) -> None:
+async def flaky(ctx: Context[Any], n: int) -> None:
     """Fails the first time."""
     if ctx.attempt == 1:
         raise RuntimeError(f"job {n} fails the first time")

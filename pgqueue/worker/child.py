@@ -116,17 +116,20 @@ class Child:
         claiming = asyncio.create_task(self.claimer.run())
         stopping = asyncio.create_task(self._stopping.wait())
         os.write(self.orders.ready_fd, b"1")
+        # Of these only `stopping` ends by itself; the others raise when this worker cannot go on.
+        serving = asyncio.create_task(self.slots.wait())
+        running.append(serving)
         waited_for: list[asyncio.Future[Any]] = [claiming, stopping, *running]
         try:
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             for service in running:
                 if service.done():
-                    service.result()  # a service never returns: it raised, and this worker cannot go on
+                    service.result()
             self.claimer.stop()
             await asyncio.wait([claiming], timeout=5)
             if claiming.done():
                 claiming.result()
-            await self._drain()
+            await self._drain(serving)
         finally:
             for task in waited_for:
                 task.cancel()
@@ -138,11 +141,10 @@ class Child:
         if self._stop_requests > 1:
             self._hurry.set()
 
-    async def _drain(self) -> None:
+    async def _drain(self, slots: asyncio.Task[None]) -> None:
         """Gives back what has not started, waits for what runs up to the limit, then cancels and releases it."""
         self._give_back_buffer()
         self.hand.close()
-        slots = asyncio.create_task(self.slots.wait())
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait(
             [slots, hurry], timeout=self.orders.drain_limit, return_when=asyncio.FIRST_COMPLETED
@@ -220,21 +222,22 @@ def main() -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_CONFIGURATION)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_work(orders, app, board))
+
+
+async def _work(orders: Orders, app: App, board: Board) -> None:
     code = 0
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_work(orders, app, board))
+        await Child(orders, app, board).run()
     except UnknownWorker as error:
         log.error("worker.declared_dead", error=str(error))
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: a thread that is stuck in a handler would keep the process, and its job is released.
+    # At once, from inside the loop: a thread that is stuck in a handler, or a coroutine that refuses its
+    # cancellation, would keep the process, and its job is given back already.
     os._exit(code)
-
-
-async def _work(orders: Orders, app: App, board: Board) -> None:
-    await Child(orders, app, board).run()
 
 
 def _loop_factory() -> Any:

@@ -6,11 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import structlog
+
 from pgqueue.encoding import ErrorText, describe_error
-from pgqueue.errors import InvalidArgs, InvalidOption
-from pgqueue.job import ClaimedJob, Fail, Retry, Snooze
-from pgqueue.retry import RetryPolicy, from_json
+from pgqueue.errors import InvalidOption
+from pgqueue.job import MAX_DELAY, ClaimedJob, Fail, Retry, Snooze
+from pgqueue.retry import DEFAULT_RETRY, RetryPolicy, from_json
 from pgqueue.task import Task
+
+log = structlog.get_logger("pgqueue.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,11 @@ def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -
         case _ if isinstance(error, task.permanent):
             return Failed(describe_error(error), None, "permanent")
         case _:
-            delay = policy_of(job, task).delay(job.attempt, error)
+            delay = _backoff(policy_of(job, task), job.attempt, error)
             return Failed(describe_error(error), None if delay is None else _unless_exhausted(job, delay))
 
 
-def misfit(error: InvalidArgs) -> Failed:
+def misfit(error: BaseException) -> Failed:
     """The ending of a job whose args no longer fit its function: trying again cannot help."""
     return Failed(describe_error(error), None, "invalid_args")
 
@@ -76,6 +80,17 @@ def policy_of(job: ClaimedJob, task: Task[..., Any]) -> RetryPolicy:
         return from_json(json.loads(job.options)["retry"])
     except (InvalidOption, LookupError, TypeError, ValueError):
         return task.retry  # written by another language or a newer release: the task's own still holds
+
+
+def _backoff(policy: RetryPolicy, attempt: int, error: BaseException | None) -> float | None:
+    """What the policy says; the default one's wait when it raises, or says what is no wait."""
+    try:
+        wait = policy.delay(attempt, error)
+        if wait is None or 0 <= wait <= MAX_DELAY:  # false for NaN too
+            return wait
+    except Exception:
+        log.exception("retry.policy_failed", policy=type(policy).__name__)
+    return DEFAULT_RETRY.delay(attempt)
 
 
 def _unless_exhausted(job: ClaimedJob, delay: float) -> float | None:

@@ -86,7 +86,9 @@ async def connect(dsn: str, *, name: str, pooled: bool) -> psycopg.AsyncConnecti
             await connection.execute(_SESSION)
         except psycopg.Error as error:
             await connection.close()
-            raise translate(error) or error from error
+            if mapped := translate(error):
+                raise mapped from error
+            raise
     return connection
 
 

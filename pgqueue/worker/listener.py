@@ -73,7 +73,9 @@ async def listen_works(dsn: str, *, patience: float = 1.0) -> bool:
             return True
         return False
     except psycopg.Error as error:
-        raise translate(error) or error from error
+        if mapped := translate(error):
+            raise mapped from error
+        raise
     finally:
         await listening.close()
         await speaking.close()

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from pgqueue.context import Context, current_job
-from pgqueue.errors import InvalidArgs, LeaseLost
+from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
 from pgqueue.worker.decide import COMPLETED, RELEASED, Ending, Failed, Snoozed, decide, misfit
@@ -96,7 +96,7 @@ class Slots:
             return Snoozed(self._on_unknown_task(job))
         try:
             args = task.decode(job.args)
-        except InvalidArgs as error:
+        except Exception as error:  # noqa: BLE001 - InvalidArgs, or what a model's own validation raises
             return self._note(job, misfit(error))
         context = contextvars.copy_context()
         context.run(current_job.set, job)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import psycopg
 import structlog
 
 from pgqueue import calls
@@ -50,6 +51,11 @@ class ChildProcess:
     board: Board
     ready: asyncio.Future[None]
     started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it ever came to work: its app was loaded."""
+        return self.ready.done() and not self.ready.cancelled()
 
     @property
     def is_stopped(self) -> bool:
@@ -136,7 +142,7 @@ class Supervisor:
                 return
             child = starting.result()
             code = await self._outlive(child)
-            if code == EXIT_CONFIGURATION and not self._stopping.is_set():
+            if code == EXIT_CONFIGURATION and not child.was_ready and not self._stopping.is_set():
                 self._exit_code = 2
                 if self._stops == 0:
                     self.stop()
@@ -338,8 +344,10 @@ class Supervisor:
         try:
             (await run(connection, calls.protocol())).check()
             row = await (await connection.execute("show transaction_isolation")).fetchone()
-        except Exception as error:
-            raise translate(error) or error from error
+        except psycopg.Error as error:
+            if mapped := translate(error):
+                raise mapped from error
+            raise
         finally:
             await connection.close()
         if self._settings.wake == "auto":

@@ -58,6 +58,6 @@ def end(*workers: Worker) -> None:
     """Kills workers, prints their logs (pytest shows them when the test failed), and looks for noise."""
     for worker in workers:
         worker.kill()
-        print(worker.told())  # noqa: T201
+        print(worker.told())
     for worker in workers:
         assert not worker.noise, "a worker wrote what is no log line:\n" + "\n".join(worker.noise)

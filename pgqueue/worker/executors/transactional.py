@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from pgqueue import calls
 from pgqueue.drivers import run
-from pgqueue.errors import DatabaseUnavailable, LeaseLost
+from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgqueueError
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
 from pgqueue.worker.executors.threads import Threads
@@ -51,10 +51,14 @@ class Transactions:
         self._prepare = None if pooled else 5
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._idle_sync: list[psycopg.Connection[Any]] = []
-        # pre-ping: a connection that went stale while it was idle costs no attempt
+        # Not in autocommit: SQLAlchemy relies on psycopg to begin. Pre-ping: a connection that went stale while it was idle costs no attempt
         pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0, "pool_pre_ping": True}
-        self._engine = create_engine("postgresql+psycopg://", creator=self._connect_sync, **pool)
-        self._async_engine = create_async_engine("postgresql+psycopg://", async_creator=self._connect, **pool)
+        self._engine = create_engine(
+            "postgresql+psycopg://", creator=partial(self._connect_sync, autocommit=False), **pool
+        )
+        self._async_engine = create_async_engine(
+            "postgresql+psycopg://", async_creator=partial(self._connect, autocommit=False), **pool
+        )
 
     async def run(self, task: Task[..., Any], job: ClaimedJob, handler: Handler, context: Any) -> None:
         """Runs `handler` in a transaction of the kind that `task` asks for, and completes `job` in it."""
@@ -90,6 +94,7 @@ class Transactions:
         async with AsyncExitStack() as stack:
             connection = await self._begin(stack)
             await handler(connection)
+            _still_in_transaction(job, connection)
             _fence(job, await run(connection, _completion(job)))
 
     async def _begin(self, stack: AsyncExitStack) -> psycopg.AsyncConnection[Any]:
@@ -116,6 +121,7 @@ class Transactions:
         with ExitStack() as stack:
             connection = self._begin_sync(stack)
             handler(connection)
+            _still_in_transaction(job, connection)
             _fence(job, run(connection, _completion(job)))
 
     def _begin_sync(self, stack: ExitStack) -> psycopg.Connection[Any]:
@@ -162,22 +168,22 @@ class Transactions:
             session.flush()
             _fence(job, run(connection, _completion(job)))
 
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+    async def _connect(self, autocommit: bool = True) -> psycopg.AsyncConnection[Any]:
         try:
-            return await psycopg.AsyncConnection.connect(self._dsn, **self._parameters())
+            return await psycopg.AsyncConnection.connect(self._dsn, **self._parameters(autocommit))
         except psycopg.OperationalError as error:
             raise NotStarted(str(error)) from error
 
-    def _connect_sync(self) -> psycopg.Connection[Any]:
+    def _connect_sync(self, autocommit: bool = True) -> psycopg.Connection[Any]:
         try:
-            return psycopg.connect(self._dsn, **self._parameters())
+            return psycopg.connect(self._dsn, **self._parameters(autocommit))
         except psycopg.OperationalError as error:
             raise NotStarted(str(error)) from error
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self, autocommit: bool) -> dict[str, Any]:
         return {
             **KEEPALIVES,
-            "autocommit": True,
+            "autocommit": autocommit,
             "prepare_threshold": self._prepare,
             "application_name": "pgqueue transactional",
         }
@@ -185,6 +191,15 @@ class Transactions:
 
 def _completion(job: ClaimedJob) -> calls.Call[list[int]]:
     return calls.complete([job.id], [job.lease])
+
+
+def _still_in_transaction(job: ClaimedJob, connection: Any) -> None:
+    """Raises when the handler ended the transaction in SQL, behind psycopg's back."""
+    if connection.info.transaction_status != TransactionStatus.INTRANS:
+        raise PgqueueError(
+            f"job {job.id}: the handler of {job.task} ended its transaction; what it wrote is no longer one "
+            "with the job's completion. Take the commit or rollback out of the handler"
+        )
 
 
 def _fence(job: ClaimedJob, accepted: list[int]) -> None:

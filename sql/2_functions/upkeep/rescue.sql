@@ -22,6 +22,8 @@ begin
     delete from pgqueue.workers as w where w.id = rescue.worker_id;
     delete from pgqueue.heartbeats as h where h.worker_id = rescue.worker_id;
     delete from pgqueue.sleepers as s where s.worker_id = rescue.worker_id;
+    -- in the order in which endings take them, for an ending of this worker may be under way
+    perform from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id order by r.id for update;
     with ended as (
         delete from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,

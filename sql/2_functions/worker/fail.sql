@@ -1,6 +1,6 @@
 -- Ends attempts as failed: back to scheduled after the delay, or to dead_letters when the delay is null or no attempt
 -- is left. Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
--- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job, job_failures_by_job.
+-- Locks: the jobs' rows of running_jobs, in the order of their ids as rescue does. Index: running_jobs_one_claim_a_job, job_failures_by_job.
 create function pgqueue.fail(failures jsonb)
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -13,8 +13,9 @@ declare
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
-         using jsonb_to_recordset(fail.failures) as f (id bigint, lease bigint, error text, message text, traceback text,
-                   fingerprint text, delay double precision, reason text)
+         using (select g.id, g.lease, g.error, g.message, g.traceback, g.fingerprint, g.delay, g.reason
+                  from jsonb_to_recordset(fail.failures) as g (id bigint, lease bigint, error text, message text,
+                       traceback text, fingerprint text, delay double precision, reason text) order by g.id) as f
          where r.id = f.id and r.lease = f.lease
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
@@ -30,7 +31,7 @@ begin
     ), retried as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
-        select e.id, clock_timestamp() + make_interval(secs => e.delay), e.created_at, e.lane | 1, e.attempt,
+        select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(e.delay, 315360000))), e.created_at, e.lane | 1, e.attempt,
                e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e where not e.is_dead
     ), died as (
