@@ -20,8 +20,9 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, overload
 
 from pgqueue import calls
+from pgqueue.context import Context
 from pgqueue.drivers import AsyncTarget, SyncTarget, run, translate
-from pgqueue.encoding import safe_repr
+from pgqueue.encoding import one_line, safe_repr
 from pgqueue.errors import (
     ConfigurationError,
     DatabaseUnavailable,
@@ -32,15 +33,12 @@ from pgqueue.errors import (
 )
 from pgqueue.job import Job
 from pgqueue.retry import DEFAULT_RETRY, RetryPolicy
-from pgqueue.settings import Settings, load_settings
+from pgqueue.settings import Settings, load_settings, redact_dsn
 from pgqueue.task import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
-    AnyType,
-    BoundTask,
-    ContextTask,
-    ContextType,
     Decorator,
+    Enqueueable,
     Item,
     Task,
     did_you_mean,
@@ -97,9 +95,6 @@ class App:
     # The registry
 
     @overload
-    def task(self, function: Callable[Concatenate[AnyType, ...], R], /) -> Task[..., R]: ...
-    @overload
-    def task(self, function: Callable[Concatenate[ContextType, P], R], /) -> ContextTask[P, R]: ...
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
@@ -163,7 +158,17 @@ class App:
 
     # Enqueueing without a connection of the caller's
 
-    def enqueue(self, task: BoundTask[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Job:
+    @overload
+    def enqueue(
+        self,
+        task: Enqueueable[Callable[Concatenate[Context[Any], P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Job: ...
+    @overload
+    def enqueue(self, task: Enqueueable[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> Job: ...
+    def enqueue(self, task: Enqueueable[Any], /, *args: Any, **kwargs: Any) -> Job:
         """Enqueues one job on a connection of the app's own, committed when this returns.
 
         `task` is a task, or one with options: `app.enqueue(send_welcome.using(delay="3d"), user_id=7)`.
@@ -173,7 +178,19 @@ class App:
         with self._own.connection() as connection:
             return run(connection, call)
 
-    async def enqueue_async(self, task: BoundTask[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Job:
+    @overload
+    async def enqueue_async(
+        self,
+        task: Enqueueable[Callable[Concatenate[Context[Any], P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Job: ...
+    @overload
+    async def enqueue_async(
+        self, task: Enqueueable[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Job: ...
+    async def enqueue_async(self, task: Enqueueable[Any], /, *args: Any, **kwargs: Any) -> Job:
         """`enqueue` for code in an event loop."""
         call = task.call(*args, **kwargs)
         async with self._own.async_connection() as connection:
@@ -250,7 +267,17 @@ class Bulk:
         self.jobs: list[Job] = []
         """After the block: the jobs, in the order of the calls of `enqueue`."""
 
-    def enqueue(self, task: BoundTask[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
+    @overload
+    def enqueue(
+        self,
+        task: Enqueueable[Callable[Concatenate[Context[Any], P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None: ...
+    @overload
+    def enqueue(self, task: Enqueueable[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def enqueue(self, task: Enqueueable[Any], /, *args: Any, **kwargs: Any) -> None:
         """Adds one job, checked now and enqueued at the end of the block. Raises `InvalidArgs`."""
         self._items.append(task.item(*args, **kwargs))
 
@@ -442,6 +469,7 @@ class _OwnConnections:
         return pool
 
     def _conninfo(self) -> str:
+        from psycopg import ProgrammingError
         from psycopg.conninfo import make_conninfo
 
         dsn = self._app.settings.dsn
@@ -450,7 +478,12 @@ class _OwnConnections:
                 "no database is configured: set PGQUEUE_DSN (or DATABASE_URL), put dsn into pgqueue.toml or "
                 "[tool.pgqueue], or pass App(dsn=…); enqueueing on a connection of yours needs none"
             )
-        return make_conninfo(dsn, fallback_application_name="pgqueue producer")
+        try:
+            return make_conninfo(dsn, fallback_application_name="pgqueue producer")
+        except ProgrammingError as error:
+            # Hazard: libpq quotes what it stumbled over, which may be a piece of the password.
+            told = f": {one_line(error)}" if str(error).startswith("invalid connection option") else ""
+            raise ConfigurationError(f"dsn: {redact_dsn(dsn)} cannot be read by libpq{told}") from None
 
     def _probe(self) -> None:
         """Connects once. A pool retries in the background and only says that it waited; this says why."""

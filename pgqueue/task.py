@@ -41,8 +41,9 @@ from pgqueue.job import Job, seconds
 from pgqueue.retry import DEFAULT_ATTEMPTS, DEFAULT_RETRY, Duration, RetryPolicy, check_attempts
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
-ContextType = TypeVar("ContextType", bound=Context[Any])
+F = TypeVar("F", bound=Callable[..., Any], covariant=True)
 
 DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 5
@@ -368,13 +369,15 @@ class Item(msgspec.Struct, frozen=True):
     """The job as an element of the JSON array that `pgqueue.enqueue_many()` takes."""
 
 
-class BoundTask(Generic[P, R]):
-    """A task with options for the jobs to come: what `task.using(…)` gives."""
+class Enqueueable(Generic[F]):
+    """The verbs that a task and a task with options have in common, typed by the function's signature.
 
-    def __init__(self, task: Task[P, R], options: Options):
-        self._bind(task, options)
+    Each verb has its overloads twice, because a handler's `Context` is not an argument of an enqueue. They
+    hang on the type of the function: mypy cannot tell two self types apart by a ParamSpec, and with
+    overloads of the decorator instead it gives up on every handler whose signature has an Any in it.
+    """
 
-    def _bind(self, task: Task[P, R], options: Options) -> None:
+    def _bind(self, task: Task[..., Any], options: Options) -> None:
         self.task = task
         self.options = options
         self._row = options.row(task)
@@ -384,6 +387,77 @@ class BoundTask(Generic[P, R]):
             **({"options": msgspec.Raw(self._row["options"].encode())} if "options" in self._row else {}),
         }
         self._prefix = msgspec.json.encode(told).decode()[:-1] + ',"args":'
+
+    def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        task = self.task
+        encoded = encode_args(task.parameters.bind(args, kwargs) if args else kwargs, limit=task.limit())
+        # What a worker could not read again is not enqueued in the first place.
+        task.decode(encoded)
+        return encoded
+
+    @overload
+    def call(
+        self: Enqueueable[Callable[Concatenate[Context[Any], Q], Any]], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Call[Job]: ...
+    @overload
+    def call(self: Enqueueable[Callable[Q, Any]], /, *args: Q.args, **kwargs: Q.kwargs) -> Call[Job]: ...
+    def call(self, /, *args: Any, **kwargs: Any) -> Call[Job]:
+        """The enqueue as a value, to be run with `pgqueue.drivers.run`. Raises `InvalidArgs`."""
+        return calls.enqueue(args=self._encoded(args, kwargs), **self._row)
+
+    @overload
+    def item(
+        self: Enqueueable[Callable[Concatenate[Context[Any], Q], Any]], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Item: ...
+    @overload
+    def item(self: Enqueueable[Callable[Q, Any]], /, *args: Q.args, **kwargs: Q.kwargs) -> Item: ...
+    def item(self, /, *args: Any, **kwargs: Any) -> Item:
+        """One job for `app.enqueue_many`. Raises `InvalidArgs`."""
+        return Item(self.task.name, f"{self._prefix}{self._encoded(args, kwargs)}}}")
+
+    @overload
+    def enqueue(
+        self: Enqueueable[Callable[Concatenate[Context[Any], Q], Any]],
+        target: SyncTarget,
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> Job: ...
+    @overload
+    def enqueue(
+        self: Enqueueable[Callable[Concatenate[Context[Any], Q], Any]],
+        target: AsyncTarget,
+        /,
+        *args: Q.args,
+        **kwargs: Q.kwargs,
+    ) -> Awaitable[Job]: ...
+    @overload
+    def enqueue(
+        self: Enqueueable[Callable[Q, Any]], target: SyncTarget, /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Job: ...
+    @overload
+    def enqueue(
+        self: Enqueueable[Callable[Q, Any]], target: AsyncTarget, /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> Awaitable[Job]: ...
+    def enqueue(self, target: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Enqueues one job in the transaction of `target`; with an async `target`, await what it returns.
+
+        `target` is a connection, cursor or session of psycopg, SQLAlchemy, asyncpg or Django. Nothing is
+        committed here: the job exists if and only if the caller's transaction commits.
+
+        Raises `InvalidArgs` before anything is sent, `UnusableConnection`, and what the server refuses.
+        """
+        return run(target, calls.enqueue(args=self._encoded(args, kwargs), **self._row))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.task.name}>"
+
+
+class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
+    """A task with options for the jobs to come: what `task.using(…)` gives."""
+
+    def __init__(self, task: Task[..., Any], options: Options):
+        self._bind(task, options)
 
     def using(
         self,
@@ -428,39 +502,6 @@ class BoundTask(Generic[P, R]):
         }
         checked = {name: _CHECKS[name](name, value) for name, value in given.items() if value is not None}
         return BoundTask(self.task, self.options.merged(Options(**checked)))
-
-    def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        task = self.task
-        encoded = encode_args(task.parameters.bind(args, kwargs) if args else kwargs, limit=task.limit())
-        # What a worker could not read again is not enqueued in the first place.
-        task.decode(encoded)
-        return encoded
-
-    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[Job]:
-        """The enqueue as a value, to be run with `pgqueue.drivers.run`. Raises `InvalidArgs`."""
-        return calls.enqueue(args=self._encoded(args, kwargs), **self._row)
-
-    def item(self, /, *args: P.args, **kwargs: P.kwargs) -> Item:
-        """One job for `app.enqueue_many`. Raises `InvalidArgs`."""
-        return Item(self.task.name, f"{self._prefix}{self._encoded(args, kwargs)}}}")
-
-    @overload
-    def enqueue(self, target: SyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> Job: ...
-    @overload
-    def enqueue(self, target: AsyncTarget, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[Job]: ...
-    def enqueue(self, target: Any, /, *args: Any, **kwargs: Any) -> Job | Awaitable[Job]:
-        """Enqueues one job in the transaction of `target`; with an async `target`, await what it returns.
-
-        `target` is a connection, cursor or session of psycopg, SQLAlchemy, asyncpg or Django. Nothing is
-        committed here: the job exists if and only if the caller's transaction commits.
-
-        Raises `InvalidArgs` before anything is sent, `UnusableConnection`, and what the server refuses.
-        """
-        done: Job | Awaitable[Job] = run(target, self.call(*args, **kwargs))
-        return done
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.task.name}>"
 
 
 class Task(BoundTask[P, R]):
@@ -513,28 +554,9 @@ class Task(BoundTask[P, R]):
         return self.function(*args, **kwargs)  # type: ignore[no-any-return]
 
 
-class ContextTask(Task[P, R]):
-    """A task whose function takes a `Context` first. For type checkers: enqueue leaves it out, a call does not."""
-
-    def __call__(self, ctx: Context[Any], /, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override]
-        return self.function(ctx, *args, **kwargs)  # type: ignore[no-any-return]
-
-
-class AnyType:
-    """Stands for every type in the overloads of `@app.task`: a first parameter that takes it takes anything.
-
-    Without it, `def task(data: Any)` would pass for a function whose first parameter is a `Context`.
-    """
-
-
 class Decorator(Protocol):
-    """What `@app.task(…)` is: makes a `Task` of a function, whose enqueue is checked against its signature."""
+    """What `@app.task(…)` is: makes a `Task` of a function."""
 
-    @overload
-    def __call__(self, function: Callable[Concatenate[AnyType, ...], R], /) -> Task[..., R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[ContextType, P], R], /) -> ContextTask[P, R]: ...
-    @overload
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 

@@ -994,6 +994,8 @@ begin
     delete from pgqueue.workers as w where w.id = rescue.worker_id;
     delete from pgqueue.heartbeats as h where h.worker_id = rescue.worker_id;
     delete from pgqueue.sleepers as s where s.worker_id = rescue.worker_id;
+    -- in the order in which endings take them, for an ending of this worker may be under way
+    perform from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id order by r.ctid for update;
     with ended as (
         delete from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
@@ -1029,9 +1031,12 @@ begin
           from judged as j where j.is_dead
     ), freed as (
         delete from pgqueue.unique_keys as k
-         using judged as j
-         where j.is_dead and j.unique_key is not null
-           and k.kind = 'unique' and k.task = j.task and k.key = j.unique_key and k.job_id = j.id
+         where k.ctid = any (array(
+             select held.ctid from judged as e
+              cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
+                                     and h.job_id = e.id limit 1) as held
+              where e.is_dead and e.unique_key is not null))
     )
     select count(*), array_agg(j.queue) filter (where not j.is_dead) into rescued, lines from judged as j;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
@@ -1126,8 +1131,12 @@ begin
                    < started_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
         loop
             begin
-                -- A lock that is free says that the supervisor's session is gone; one that is held says nothing.
-                if worker.is_late or worker.session_lock and pg_try_advisory_xact_lock(worker.supervisor_id) then
+                -- A lock that is free says that the supervisor's session is gone; one that is held says nothing,
+                -- and our own could be taken a second time.
+                if worker.is_late
+                   or worker.session_lock and worker.supervisor_id <> upkeep.supervisor_id
+                      and pg_try_advisory_xact_lock(worker.supervisor_id)
+                then
                     rescued := rescued + pgqueue.rescue(worker.id);
                 end if;
             exception when others then
@@ -1136,14 +1145,14 @@ begin
         end loop;
         begin
             promoted := pgqueue.promote(1000);
+            select s.run_at into next_due from pgqueue.scheduled_jobs as s
+             where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
+                                          where f.subject = 'scheduled_jobs'), '-infinity')
+             order by s.run_at limit 1;
         exception when others then
             problems := problems || format('promote: %s', sqlerrm);
         end;
         delete from pgqueue.sleepers as s where s.slept_at < clock_timestamp() - interval '25 seconds';
-        select s.run_at into next_due from pgqueue.scheduled_jobs as s
-         where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
-                                      where f.subject = 'scheduled_jobs'), '-infinity')
-         order by s.run_at limit 1;
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p
@@ -1156,17 +1165,22 @@ begin
             or exists (select from pgqueue.unique_keys as k where k.expires_at < now());
     end if;
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
-    look := exists (
-        select from unnest(upkeep.queues) as q (queue)
-         where not exists (select from pgqueue.queues as p where p.name = q.queue and p.paused_at is not null)
-           and exists (
-               select from unnest(coalesce((select f.floors from pgqueue.lane_floors as f where f.queue = q.queue),
-                                           array_fill(0::bigint, array[20]))) with ordinality as c (floor, number)
-                cross join lateral (
-                    select r.run_at from pgqueue.ready_jobs as r
-                     where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
-                     order by r.position limit 1) as first
-                where first.run_at < started_at - interval '1 second'));
+    begin
+        look := exists (
+            select from unnest(upkeep.queues) as q (queue)
+             where not exists (select from pgqueue.queues as p where p.name = q.queue and p.paused_at is not null)
+               and exists (
+                   select from unnest(coalesce((select f.floors from pgqueue.lane_floors as f where f.queue = q.queue),
+                                               array_fill(0::bigint, array[20]))) with ordinality as c (floor, number)
+                    cross join lateral (
+                        select r.run_at from pgqueue.ready_jobs as r
+                         where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
+                         order by r.position limit 1) as first
+                    where first.run_at < started_at - interval '1 second'));
+    exception when others then
+        look := true;
+        problems := problems || format('look: %s', sqlerrm);
+    end;
     next_seconds := case when led
         then greatest(0, least(round_seconds, extract(epoch from next_due - clock_timestamp())::double precision))
         else overdue_seconds end;
@@ -1269,7 +1283,10 @@ comment on function pgqueue.forget_claim(bigint, bigint) is
 -- sql/2_functions/worker/complete.sql
 -- Ends attempts as completed. Called by workers, also as the last statement of a transactional task.
 -- Returns the ids that were accepted; the others' leases were lost and nothing was changed for them.
--- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job.
+--
+-- Hazard: `delete … using unnest(…)` lets the planner begin with running_jobs when that was analyzed while empty, and
+-- compare each of its rows with each pair: 300 ms instead of 7. A lateral look-up with a limit cannot be turned round.
 create function pgqueue.complete(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -1282,8 +1299,10 @@ declare
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
-         using unnest(complete.ids, complete.leases) as e (id, lease)
-         where r.id = e.id and r.lease = e.lease
+         where r.ctid = any (array(
+             select held.ctid from unnest(complete.ids, complete.leases) as e (id, lease)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options
     ), history as (
@@ -1294,9 +1313,12 @@ begin
           from ended as e
     ), freed as (
         delete from pgqueue.unique_keys as k
-         using ended as e
-         where e.unique_key is not null
-           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+         where k.ctid = any (array(
+             select held.ctid from ended as e
+              cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
+                                     and h.job_id = e.id limit 1) as held
+              where e.unique_key is not null))
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
     return accepted;
@@ -1307,7 +1329,7 @@ comment on function pgqueue.complete(bigint[], bigint[]) is
 -- sql/2_functions/worker/fail.sql
 -- Ends attempts as failed: back to scheduled after the delay, or to dead_letters when the delay is null or no attempt
 -- is left. Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
--- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job, job_failures_by_job.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job, job_failures_by_job.
 create function pgqueue.fail(failures jsonb)
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -1317,17 +1339,25 @@ as $$
 declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
+    -- a look-up by id, not a join: see complete
+    failure_of constant jsonb := coalesce(
+        (select jsonb_object_agg(f.failure ->> 'id', f.failure) from jsonb_array_elements(failures) as f (failure)), '{}');
 begin
-    with ended as (
+    with gone as (
         delete from pgqueue.running_jobs as r
-         using jsonb_to_recordset(fail.failures) as f (id bigint, lease bigint, error text, message text, traceback text,
-                   fingerprint text, delay double precision, reason text)
-         where r.id = f.id and r.lease = f.lease
+         where r.ctid = any (array(
+             select held.ctid from jsonb_to_recordset(fail.failures) as e (id bigint, lease bigint)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
-                  coalesce(f.error, 'unknown') as error, coalesce(f.message, '') as message, f.traceback, f.fingerprint,
-                  f.delay, coalesce(f.reason, 'exhausted') as reason,
-                  f.delay is null or r.attempt >= r.max_attempts as is_dead
+                  failure_of -> r.id::text as failure
+    ), ended as (
+        select g.*, coalesce(g.failure ->> 'error', 'unknown') as error, coalesce(g.failure ->> 'message', '') as message,
+               g.failure ->> 'traceback' as traceback, g.failure ->> 'fingerprint' as fingerprint,
+               (g.failure ->> 'delay')::double precision as delay, coalesce(g.failure ->> 'reason', 'exhausted') as reason,
+               g.failure ->> 'delay' is null or g.attempt >= g.max_attempts as is_dead
+          from gone as g
     ), noted as (
         insert into pgqueue.job_failures (job_id, worker_id, failed_at, day, attempt, queue, task, error, message,
                                           traceback, fingerprint)
@@ -1337,8 +1367,9 @@ begin
     ), retried as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
-        select e.id, clock_timestamp() + make_interval(secs => e.delay), e.created_at, e.lane | 1, e.attempt,
-               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
+        -- never for the past (promotion relies on it), and no delay can stop an ending
+        select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(e.delay, 315360000))),
+               e.created_at, e.lane | 1, e.attempt, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e where not e.is_dead
     ), died as (
         insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
@@ -1352,9 +1383,12 @@ begin
           from ended as e where e.is_dead
     ), freed as (
         delete from pgqueue.unique_keys as k
-         using ended as e
-         where e.is_dead and e.unique_key is not null
-           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+         where k.ctid = any (array(
+             select held.ctid from ended as e
+              cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
+                                     and h.job_id = e.id limit 1) as held
+              where e.is_dead and e.unique_key is not null))
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
     return accepted;
@@ -1439,7 +1473,7 @@ comment on function pgqueue.hold_session(bigint) is
 -- sql/2_functions/worker/release.sql
 -- Gives running jobs back untouched: to the front of their priority, the attempt given back.
 -- Called by workers for what they cannot start or finish before they stop. Returns the ids that were accepted.
--- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job.
 create function pgqueue.release(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -1452,8 +1486,10 @@ declare
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
-         using unnest(release.ids, release.leases) as e (id, lease)
-         where r.id = e.id and r.lease = e.lease
+         where r.ctid = any (array(
+             select held.ctid from unnest(release.ids, release.leases) as e (id, lease)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.run_at, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
                   r.unique_key, r.options
     ), back as (
@@ -1524,7 +1560,7 @@ comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers:
 -- sql/2_functions/worker/snooze.sql
 -- Puts running jobs off, the attempt given back. Called by workers: a handler's Snooze, a task that the app lacks.
 -- Returns the ids that were accepted; a lost lease changes nothing.
--- Locks: the jobs' rows of running_jobs. Index: running_jobs_one_claim_a_job.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job.
 create function pgqueue.snooze(ids bigint[], leases bigint[], delays double precision[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -1533,18 +1569,22 @@ as $$
 #variable_conflict use_column
 declare
     accepted bigint[];
+    delay_of constant jsonb := jsonb_object(ids::text[], delays::text[]);  -- a look-up, not a join: see complete
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
-         using unnest(snooze.ids, snooze.leases, snooze.delays) as s (id, lease, delay)
-         where r.id = s.id and r.lease = s.lease
+         where r.ctid = any (array(
+             select held.ctid from unnest(snooze.ids, snooze.leases) as e (id, lease)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
-                  r.unique_key, r.options, s.delay
+                  r.unique_key, r.options, (delay_of ->> r.id::text)::double precision as delay
     ), put_off as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
-        select e.id, clock_timestamp() + make_interval(secs => e.delay), e.created_at, e.lane | 1, e.attempt - 1,
-               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
+        -- never for the past (promotion relies on it), and no delay can stop an ending
+        select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(coalesce(e.delay, 0), 315360000))),
+               e.created_at, e.lane | 1, e.attempt - 1, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;

@@ -118,9 +118,7 @@ class Probe:
         for _ in range(10):
             job = f"task => 'noop', args => '{payload()}'"
             self._explain("enqueue", f"select * from pgqueue.enqueue({job})")
-        claim = (
-            "worker_id => {w}, queues => '{{default}}', limits => '{{10}}', max_jobs => 10, cursors => {c}"
-        )
+        claim = "worker_id => {w}, queues => '{{default}}', limits => '{{10}}', max_jobs => 10, cursors => {c}, fence => 1"
         cursors = "array_fill(0::bigint, array[20])"
         self._explain("claim", f"select * from pgqueue.claim({claim.format(w=worker, c=cursors)})")
         mine = self._connection.execute(

@@ -7,6 +7,7 @@ it may come out above it, for it overlaps claims and endings on two.
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Iterator
 from importlib.resources import files
@@ -56,13 +57,14 @@ def drive(connection: Connection, jobs: int) -> float:
     )  # fmt: skip
     claim = (
         "select id, lease, queue, lane, position, task, args, attempt, max_attempts, crashes, options"
-        " from pgqueue.claim(%s::bigint, array['default'], array[1000], 1000, %s::bigint[])"
+        " from pgqueue.claim(worker_id => %s::bigint, queues => array['default'], limits => array[1000], max_jobs => 1000,"
+        " cursors => %s::bigint[], fence => %s::bigint)"
     )
     complete = "select cardinality(pgqueue.complete(%s::bigint[], %s::bigint[]))"
     cursor = connection.cursor(binary=True)
     cursors, left, started = [0] * 20, jobs, time.perf_counter()
     while left:
-        rows = cursor.execute(claim, (worker, cursors), prepare=True).fetchall()
+        rows = cursor.execute(claim, (worker, cursors, random.getrandbits(63)), prepare=True).fetchall()
         cursors[LANE] = max(cursors[LANE], *(row[4] + 1 for row in rows)) if rows else 0
         ended = [row[0] for row in rows], [row[1] for row in rows]
         accepted = cursor.execute(complete, ended, prepare=True).fetchone()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import psycopg
 
@@ -72,7 +73,7 @@ def feed_and_drain(
     marks = [begun or 0.0, *(stamps.at[number] for number in range(tenth - 1, blocks, tenth))]
     # The first tenth lacks the block that started the clock.
     sizes = [(tenth - 1) * block, *[tenth * block] * 9]
-    rates = [size / (end - start) for size, start, end in zip(sizes, marks, marks[1:], strict=True)]
+    rates = [size / (end - start) for size, (start, end) in zip(sizes, pairwise(marks), strict=True)]
     for number, rate in enumerate(rates, 1):
         bench.tell(f"  tenth {number}: {rate:,.0f}/s")
     return rates

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgqueue.errors import UnknownWorker
 from tests.sql.acting import (
     STOP,
     Connect,
@@ -191,15 +192,8 @@ def test_a_queue_gives_no_more_than_its_limit_and_all_together_no_more_than_aske
     queues = ["a", "b", "c"]
     worker = register(connection, *queues)
     enqueue_many(connection, [{"task": "t", "queue": queue} for queue in queues for _ in range(5)])
-    jobs = call(
-        connection,
-        "claim",
-        worker_id=worker,
-        queues=queues,
-        limits=limits,
-        max_jobs=max_jobs,
-        cursors=[0] * 60,
-    )
+    arguments = {"queues": queues, "limits": limits, "max_jobs": max_jobs, "cursors": [0] * 60, "fence": 7}
+    jobs = call(connection, "claim", worker_id=worker, **arguments)
     assert [sum(job["queue"] == queue for job in jobs) for queue in queues] == came
 
 
@@ -222,13 +216,41 @@ def test_a_claim_counts_the_attempt_and_takes_down_who_and_when(connection: psyc
     assert running == before | {"attempt": 1, "table": "running_jobs"}
 
 
-def test_each_claim_draws_a_lease_of_its_own(connection: psycopg.Connection) -> None:
-    worker = register(connection)
-    for _ in range(20):
-        enqueue(connection)
-    leases = [{job.lease for job in claim(connection, worker, 4)} for _ in range(5)]
-    assert {len(lease) for lease in leases} == {1}
-    assert len(set.union(*leases)) == 5
+def test_the_fence_of_a_claim_is_the_lease_of_all_its_jobs(connection: psycopg.Connection) -> None:
+    worker = register(connection, "a", "b")
+    enqueue_many(connection, [{"task": "t", "queue": queue} for queue in "aab"])
+    for fence in (2**63 - 1, -(2**63)):
+        with connection.transaction(force_rollback=True):
+            jobs = claim(connection, worker, 3, queues=["a", "b"], fence=fence)
+            assert [job.lease for job in jobs] == [fence] * 3
+            assert {job["lease"] for job in rows(connection, "running_jobs")} == {fence}
+
+
+def test_a_claim_whose_answer_was_lost_is_given_back_by_its_fence(connection: psycopg.Connection) -> None:
+    worker, other = register(connection), register(connection)
+    ids = [enqueue(connection, priority=n) for n in range(5)]
+    claim(connection, worker, 2, fence=1)
+    (kept,) = claim(connection, worker, 1, fence=2)
+    (others,) = claim(connection, other, 1, fence=1)
+    assert sorted(call(connection, "forget_claim", worker_id=worker, fence=1)) == ids[:2]
+    back = [row_of(connection, id) for id in ids[:2]]
+    assert [(job["table"], job["lane"], job["attempt"]) for job in back] == [
+        ("ready_jobs", 0, 0),
+        ("ready_jobs", 2, 0),
+    ]
+    assert [row_of(connection, job.id)["table"] for job in (kept, others)] == ["running_jobs"] * 2
+    assert call(connection, "forget_claim", worker_id=worker, fence=1) == []
+    assert call(connection, "forget_claim", worker_id=-1, fence=1) == []
+
+
+def test_to_give_back_a_claim_waits_for_that_claim(connect: Connect) -> None:
+    claimer, forgetter, observer = connect(autocommit=False), connect(), connect()
+    worker = register(observer)
+    id = enqueue(observer)
+    claim(claimer, worker, fence=7)
+    with release_when_waited_for(observer, pid(forgetter), claimer.commit):
+        assert call(forgetter, "forget_claim", worker_id=worker, fence=7) == [id]
+    assert row_of(observer, id)["table"] == "ready_jobs"
 
 
 def test_a_claim_that_is_rolled_back_leaves_the_jobs_as_they_were(connection: psycopg.Connection) -> None:
@@ -294,11 +316,13 @@ def test_a_worker_that_is_not_registered_gets_an_error_and_nothing_else(
     connection: psycopg.Connection,
 ) -> None:
     job = row_of(connection, enqueue(connection))
-    with pytest.raises(psycopg.Error) as refusal:
-        call(connection, "claim", worker_id=-7, queues=["default"], limits=[1], max_jobs=1, cursors=[0] * 20)
-    assert refusal.value.sqlstate == "PQ002"
-    assert refusal.value.diag.message_primary == "worker -7 is not registered"
-    assert "Register again." in str(refusal.value.diag.message_hint)
+    with pytest.raises(UnknownWorker) as refused:
+        claim(connection, -7)
+    refusal = refused.value.__cause__
+    assert isinstance(refusal, psycopg.Error)
+    assert refusal.sqlstate == "PQ002"
+    assert refusal.diag.message_primary == "worker -7 is not registered"
+    assert "Register again." in str(refusal.diag.message_hint)
     assert row_of(connection, job["id"]) == job
 
 
@@ -363,11 +387,10 @@ def test_a_claim_waits_for_a_rescue_of_the_same_worker_and_is_refused(connect: C
     id = enqueue(observer)
     call(rescuer, "rescue", worker_id=worker)
     with (
-        pytest.raises(psycopg.Error) as refusal,
+        pytest.raises(UnknownWorker),
         release_when_waited_for(observer, pid(claimer), rescuer.commit),
     ):
-        call(claimer, "claim", worker_id=worker, queues=["default"], limits=[1], max_jobs=1, cursors=[0] * 20)
-    assert refusal.value.sqlstate == "PQ002"
+        claim(claimer, worker)
     assert row_of(observer, id)["table"] == "ready_jobs"
 
 

@@ -205,6 +205,15 @@ def test_a_context_is_known_by_its_annotation_or_its_name() -> None:
     assert not made(other).takes_context
 
 
+def test_a_context_is_no_argument_of_an_enqueue() -> None:
+    def named(ctx: Context, a: int) -> None: ...
+
+    with pytest.raises(InvalidArgs, match="2 positional arguments, it takes 1"):
+        made(named).call(Context(claimed()), 1)
+    with pytest.raises(InvalidArgs, match=r"args\.ctx"):
+        made(named).call(ctx=Context(claimed()), a=1)
+
+
 def test_a_transactional_task_says_which_connection_it_wants() -> None:
     async def plain(ctx: Context) -> None: ...
     def plain_sync(ctx: Context) -> None: ...
@@ -737,10 +746,20 @@ def test_a_dsn_of_the_app_wins_over_its_settings() -> None:
     assert app.settings.dsn == "postgresql://a/b"
 
 
+@pytest.mark.parametrize("dsn", ["postgresql://app:sec%zzret@db/app", "host=db hosst=1 password=sec%zzret"])
+def test_a_dsn_that_libpq_cannot_read_is_told_without_its_password(dsn: str) -> None:
+    app = App(dsn=dsn, settings=Settings())
+    task = app.task(send)
+    with pytest.raises(ConfigurationError, match=r"dsn: .*cannot be read by libpq") as refused:
+        app.enqueue(task, 7)
+    assert "zzret" not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
 def test_bad_args_are_found_before_a_connection_is_looked_for(app: App) -> None:
     task = app.task(send)
     with pytest.raises(InvalidArgs):
-        app.enqueue(task, "x")  # type: ignore[arg-type]
+        app.enqueue(task, "x")  # type: ignore[call-overload]
 
 
 def test_settings_are_loaded_when_they_are_first_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,16 +4,21 @@ folder          where handlers write their history and look for gates
 history         what they wrote
 rows            what the database says
 start_worker    starts a `pgqueue worker` on the test's database; all of it is killed at the end
+
+`service` runs one worker for a whole module: for tests of what becomes of a job, which harm no worker.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
+from tests.support import Databases
 from tests.worker.harness import History, Rows, Worker
 
 
@@ -61,3 +66,32 @@ def end(*workers: Worker) -> None:
         print(worker.told())
     for worker in workers:
         assert not worker.noise, "a worker wrote what is no log line:\n" + "\n".join(worker.noise)
+
+
+@dataclass
+class Service:
+    """A worker that the tests of a module share, with its history and its rows."""
+
+    worker: Worker
+    history: History
+    rows: Rows
+
+
+@contextlib.contextmanager
+def service(
+    databases: Databases, folders: pytest.TempPathFactory, *arguments: str, **options: Any
+) -> Iterator[Service]:
+    """Runs a worker on a database of its own, for the fixture of a module."""
+    folder = folders.mktemp("service")
+    dsn = databases.create()
+    history, rows = History(folder), Rows(dsn)
+    worker = Worker(dsn, folder, *arguments, **options)
+    try:
+        worker.wait_until_started()
+        yield Service(worker, history, rows)
+    finally:
+        rows.close()
+        try:
+            end(worker)
+        finally:
+            databases.drop(dsn)

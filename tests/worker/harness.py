@@ -33,7 +33,7 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0
+PATIENCE = 15.0
 """Seconds that an event may take before a test gives up: bounds that are promised are asserted on their own."""
 
 _RUN = "from pgqueue.cli import main; main()"
@@ -273,14 +273,14 @@ class Worker:
         """Worker id: process id, of the children that have started and are alive."""
         return {line["worker"]: line["pid"] for line in self.events("worker.started") if is_alive(line["pid"])}
 
-    def signal(self, signum: int) -> None:
+    def send(self, signum: int) -> None:
         """Sends a signal to the supervisor."""
         self.process.send_signal(signum)
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
         """Sends one more signal that stops, once the one before it has been heard."""
         heard = len(self.events("worker.stopping"))
-        self.signal(signum)
+        self.send(signum)
         self.wait_for("worker.stopping", count=heard + 1)
 
     def wait(self, timeout: float = PATIENCE) -> int:

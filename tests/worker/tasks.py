@@ -373,10 +373,17 @@ HOSTILE: dict[str, Any] = {
     "StopIteration": lambda: StopIteration(1),
     "StopAsyncIteration": StopAsyncIteration,
     "a Snooze for ever": lambda: _patched(pgqueue.Snooze(1), delay=float("inf")),
+    "a Snooze without a delay": lambda: HalfMade(),
+    "a Retry after nonsense": lambda: _patched(pgqueue.Retry(after=1), after=float("nan")),
     "LeaseLost": lambda: pgqueue.errors.LeaseLost("says the handler"),
     "UnknownWorker": lambda: pgqueue.errors.UnknownWorker("says the handler"),
     "DatabaseUnavailable": lambda: pgqueue.errors.DatabaseUnavailable("says the handler"),
 }
+
+
+class HalfMade(pgqueue.Snooze):
+    def __init__(self) -> None:
+        Exception.__init__(self, "who needs super().__init__?")
 
 
 def _patched(error: Exception, **attributes: Any) -> Exception:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import signal
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,7 @@ class Scene:
         self._journal = Journal(lines=len(self._lines))
         self._counts = Counts(orders=len(self._lines))
         self._may_kill = asyncio.Event()
+        self._reported: set[str] = set()
         self._engine: Engine
         self._observer: psycopg.AsyncConnection
         self._workers: Workers
@@ -176,7 +178,8 @@ class Scene:
     async def _kill_a_worker(self) -> None:
         """Kills a child with `kill -9` while it has jobs in its hands."""
         await self._may_kill.wait()
-        while self._journal.killed is None and not await self._is_settled():
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while self._journal.killed is None and time.monotonic() < give_up_at and not await self._is_settled():
             worker, pid = self._random.choice(list(self._workers.children.items()))
             # Stopped first: what it holds can then be looked at without it going on.
             os.kill(pid, signal.SIGSTOP)

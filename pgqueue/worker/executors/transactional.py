@@ -195,7 +195,7 @@ def _completion(job: ClaimedJob) -> calls.Call[list[int]]:
 
 def _still_in_transaction(job: ClaimedJob, connection: Any) -> None:
     """Raises when the handler ended the transaction in SQL, behind psycopg's back."""
-    if connection.info.transaction_status != TransactionStatus.INTRANS:
+    if connection.info.transaction_status == TransactionStatus.IDLE:
         raise PgqueueError(
             f"job {job.id}: the handler of {job.task} ended its transaction; what it wrote is no longer one "
             "with the job's completion. Take the commit or rollback out of the handler"

@@ -23,7 +23,7 @@ begin
     delete from pgqueue.heartbeats as h where h.worker_id = rescue.worker_id;
     delete from pgqueue.sleepers as s where s.worker_id = rescue.worker_id;
     -- in the order in which endings take them, for an ending of this worker may be under way
-    perform from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id order by r.id for update;
+    perform from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id order by r.ctid for update;
     with ended as (
         delete from pgqueue.running_jobs as r where r.worker_id = rescue.worker_id
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
@@ -59,9 +59,12 @@ begin
           from judged as j where j.is_dead
     ), freed as (
         delete from pgqueue.unique_keys as k
-         using judged as j
-         where j.is_dead and j.unique_key is not null
-           and k.kind = 'unique' and k.task = j.task and k.key = j.unique_key and k.job_id = j.id
+         where k.ctid = any (array(
+             select held.ctid from judged as e
+              cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
+                                     and h.job_id = e.id limit 1) as held
+              where e.is_dead and e.unique_key is not null))
     )
     select count(*), array_agg(j.queue) filter (where not j.is_dead) into rescued, lines from judged as j;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)

@@ -45,8 +45,12 @@ begin
                    < started_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
         loop
             begin
-                -- A lock that is free says that the supervisor's session is gone; one that is held says nothing.
-                if worker.is_late or worker.session_lock and pg_try_advisory_xact_lock(worker.supervisor_id) then
+                -- A lock that is free says that the supervisor's session is gone; one that is held says nothing,
+                -- and our own could be taken a second time.
+                if worker.is_late
+                   or worker.session_lock and worker.supervisor_id <> upkeep.supervisor_id
+                      and pg_try_advisory_xact_lock(worker.supervisor_id)
+                then
                     rescued := rescued + pgqueue.rescue(worker.id);
                 end if;
             exception when others then
@@ -55,14 +59,14 @@ begin
         end loop;
         begin
             promoted := pgqueue.promote(1000);
+            select s.run_at into next_due from pgqueue.scheduled_jobs as s
+             where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
+                                          where f.subject = 'scheduled_jobs'), '-infinity')
+             order by s.run_at limit 1;
         exception when others then
             problems := problems || format('promote: %s', sqlerrm);
         end;
         delete from pgqueue.sleepers as s where s.slept_at < clock_timestamp() - interval '25 seconds';
-        select s.run_at into next_due from pgqueue.scheduled_jobs as s
-         where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
-                                      where f.subject = 'scheduled_jobs'), '-infinity')
-         order by s.run_at limit 1;
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p
@@ -75,17 +79,22 @@ begin
             or exists (select from pgqueue.unique_keys as k where k.expires_at < now());
     end if;
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
-    look := exists (
-        select from unnest(upkeep.queues) as q (queue)
-         where not exists (select from pgqueue.queues as p where p.name = q.queue and p.paused_at is not null)
-           and exists (
-               select from unnest(coalesce((select f.floors from pgqueue.lane_floors as f where f.queue = q.queue),
-                                           array_fill(0::bigint, array[20]))) with ordinality as c (floor, number)
-                cross join lateral (
-                    select r.run_at from pgqueue.ready_jobs as r
-                     where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
-                     order by r.position limit 1) as first
-                where first.run_at < started_at - interval '1 second'));
+    begin
+        look := exists (
+            select from unnest(upkeep.queues) as q (queue)
+             where not exists (select from pgqueue.queues as p where p.name = q.queue and p.paused_at is not null)
+               and exists (
+                   select from unnest(coalesce((select f.floors from pgqueue.lane_floors as f where f.queue = q.queue),
+                                               array_fill(0::bigint, array[20]))) with ordinality as c (floor, number)
+                    cross join lateral (
+                        select r.run_at from pgqueue.ready_jobs as r
+                         where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
+                         order by r.position limit 1) as first
+                    where first.run_at < started_at - interval '1 second'));
+    exception when others then
+        look := true;
+        problems := problems || format('look: %s', sqlerrm);
+    end;
     next_seconds := case when led
         then greatest(0, least(round_seconds, extract(epoch from next_due - clock_timestamp())::double precision))
         else overdue_seconds end;

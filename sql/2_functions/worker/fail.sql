@@ -1,6 +1,6 @@
 -- Ends attempts as failed: back to scheduled after the delay, or to dead_letters when the delay is null or no attempt
 -- is left. Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
--- Locks: the jobs' rows of running_jobs, in the order of their ids as rescue does. Index: running_jobs_one_claim_a_job, job_failures_by_job.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job, job_failures_by_job.
 create function pgqueue.fail(failures jsonb)
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -10,18 +10,25 @@ as $$
 declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
+    -- a look-up by id, not a join: see complete
+    failure_of constant jsonb := coalesce(
+        (select jsonb_object_agg(f.failure ->> 'id', f.failure) from jsonb_array_elements(failures) as f (failure)), '{}');
 begin
-    with ended as (
+    with gone as (
         delete from pgqueue.running_jobs as r
-         using (select g.id, g.lease, g.error, g.message, g.traceback, g.fingerprint, g.delay, g.reason
-                  from jsonb_to_recordset(fail.failures) as g (id bigint, lease bigint, error text, message text,
-                       traceback text, fingerprint text, delay double precision, reason text) order by g.id) as f
-         where r.id = f.id and r.lease = f.lease
+         where r.ctid = any (array(
+             select held.ctid from jsonb_to_recordset(fail.failures) as e (id bigint, lease bigint)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
-                  coalesce(f.error, 'unknown') as error, coalesce(f.message, '') as message, f.traceback, f.fingerprint,
-                  f.delay, coalesce(f.reason, 'exhausted') as reason,
-                  f.delay is null or r.attempt >= r.max_attempts as is_dead
+                  failure_of -> r.id::text as failure
+    ), ended as (
+        select g.*, coalesce(g.failure ->> 'error', 'unknown') as error, coalesce(g.failure ->> 'message', '') as message,
+               g.failure ->> 'traceback' as traceback, g.failure ->> 'fingerprint' as fingerprint,
+               (g.failure ->> 'delay')::double precision as delay, coalesce(g.failure ->> 'reason', 'exhausted') as reason,
+               g.failure ->> 'delay' is null or g.attempt >= g.max_attempts as is_dead
+          from gone as g
     ), noted as (
         insert into pgqueue.job_failures (job_id, worker_id, failed_at, day, attempt, queue, task, error, message,
                                           traceback, fingerprint)
@@ -31,8 +38,9 @@ begin
     ), retried as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
-        select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(e.delay, 315360000))), e.created_at, e.lane | 1, e.attempt,
-               e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
+        -- never for the past (promotion relies on it), and no delay can stop an ending
+        select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(e.delay, 315360000))),
+               e.created_at, e.lane | 1, e.attempt, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e where not e.is_dead
     ), died as (
         insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
@@ -46,9 +54,12 @@ begin
           from ended as e where e.is_dead
     ), freed as (
         delete from pgqueue.unique_keys as k
-         using ended as e
-         where e.is_dead and e.unique_key is not null
-           and k.kind = 'unique' and k.task = e.task and k.key = e.unique_key and k.job_id = e.id
+         where k.ctid = any (array(
+             select held.ctid from ended as e
+              cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
+                                     and h.job_id = e.id limit 1) as held
+              where e.is_dead and e.unique_key is not null))
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
     return accepted;

@@ -1,6 +1,6 @@
 -- Gives running jobs back untouched: to the front of their priority, the attempt given back.
 -- Called by workers for what they cannot start or finish before they stop. Returns the ids that were accepted.
--- Locks: the jobs' rows of running_jobs, in the order of their ids as rescue does. Index: running_jobs_one_claim_a_job.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job.
 create function pgqueue.release(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
@@ -13,8 +13,10 @@ declare
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
-         using (select u.id, u.lease from unnest(release.ids, release.leases) as u (id, lease) order by u.id) as e
-         where r.id = e.id and r.lease = e.lease
+         where r.ctid = any (array(
+             select held.ctid from unnest(release.ids, release.leases) as e (id, lease)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.run_at, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
                   r.unique_key, r.options
     ), back as (
