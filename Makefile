@@ -1,6 +1,8 @@
 # Every target sets up what it needs: a virtual environment in .venv with the packages of pyproject.toml.
 # Only Python 3.11 or newer has to be there.
 
+export PATH := $(or $(PATH),/usr/local/bin:/usr/bin:/bin)
+
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed

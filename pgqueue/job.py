@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -148,7 +149,7 @@ def seconds(value: Any, *, name: str) -> float:
     elif isinstance(value, bool):
         number = None
     elif isinstance(value, int | float):
-        number = float(value)
+        number = float(value) if value <= MAX_DELAY else math.inf  # an integer may be too large for a float
     elif isinstance(value, str):
         text = value.strip()
         for unit in ("ms", "s", "m", "h", "d", "w"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import click
 
 import pgqueue
 from pgqueue.cli import dsn_option, load_settings
+from pgqueue.cli.dev import stop_on_signals
 from pgqueue.cli.output import note
 from pgqueue.errors import ConfigurationError, NotPermitted
 
@@ -43,8 +43,7 @@ def demo(orders: int, seed: int | None, keep: bool) -> int:
     A PostgreSQL is started for it and removed afterwards (with --keep it stays in .demo/). Where a database
     is configured, the demo makes one of its own on that server, and touches no other.
     """
-    # SIGTERM stops the show like Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_on_signals()
     sys.path.insert(0, str(find_examples()))
     scene = import_module("orders.demo.scene")
     with database(load_settings().dsn, keep=keep) as dsn:

@@ -52,8 +52,7 @@ def dev(app: str | None, data_dir: Path | None, **options: Any) -> int:
     """
     settings = load_settings(queues=options.pop("queues") or None, **options)
     parse_queues(settings.queues)
-    # A `kill` stops everything in order, like Ctrl-C; the worker has its own handlers while it runs.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    stop_on_signals()  # the worker has handlers of its own while it runs
     with ExitStack() as stack:
         server, dsn = _database(stack, settings, data_dir)
         from pgqueue import migrate
@@ -66,6 +65,15 @@ def dev(app: str | None, data_dir: Path | None, **options: Any) -> int:
         if server is not None and server.is_owner:
             _serve(server)
         return 0
+
+
+def stop_on_signals() -> None:
+    """SIGINT and SIGTERM both raise KeyboardInterrupt, so that everything that was started is stopped in order.
+
+    SIGINT is named too: a process that a script starts in the background inherits it as ignored.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
 
 def _serve(server: EmbeddedServer) -> None:

@@ -43,16 +43,17 @@ class AsyncpgConnection(Protocol):
     def is_in_transaction(self) -> bool: ...
 
 
-SyncTarget: TypeAlias = (
-    "psycopg.Connection[Any] | psycopg.Cursor[Any] | sqlalchemy.Connection | sqlalchemy_orm.Session"
-    " | sqlalchemy_orm.scoped_session[Any] | DjangoConnection"
-)
+# One string each: pyright takes no concatenation for an alias, and would call every target sync.
+SyncTarget: TypeAlias = """
+    psycopg.Connection[Any] | psycopg.Cursor[Any] | sqlalchemy.Connection | sqlalchemy_orm.Session
+    | sqlalchemy_orm.scoped_session[Any] | DjangoConnection
+"""
 """A connection that is used without `await`."""
 
-AsyncTarget: TypeAlias = (
-    "psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any] | sqlalchemy_asyncio.AsyncConnection"
-    " | sqlalchemy_asyncio.AsyncSession | sqlalchemy_asyncio.async_scoped_session[Any] | AsyncpgConnection"
-)
+AsyncTarget: TypeAlias = """
+    psycopg.AsyncConnection[Any] | psycopg.AsyncCursor[Any] | sqlalchemy_asyncio.AsyncConnection
+    | sqlalchemy_asyncio.AsyncSession | sqlalchemy_asyncio.async_scoped_session[Any] | AsyncpgConnection
+"""
 """A connection whose calls are awaited."""
 
 Runner: TypeAlias = Callable[[Any, Call[Any]], Any]

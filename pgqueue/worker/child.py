@@ -217,6 +217,8 @@ def main() -> None:
     configure_logging(format=orders.log_format, level=orders.log_level)
     structlog.contextvars.bind_contextvars(worker=orders.worker_id)
     board = Board(orders.board_fd, capacity(orders.concurrency))
+    # For the app's own connections (`app.enqueue` in a handler), where the worker was given its DSN by flag.
+    os.environ["PGQUEUE_DSN"] = orders.dsn
     try:
         app = load_app(orders.app)
     except ConfigurationError as error:

@@ -54,11 +54,12 @@ def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -
     match error:
         case None:
             return COMPLETED
-        case Snooze():
-            return Snoozed(error.delay)
+        # `delay` and `after` are checked by their constructors; a subclass may have made them anything.
+        case Snooze(delay=float() as put_off) if 0 <= put_off <= MAX_DELAY:
+            return Snoozed(put_off)
         case Fail():
             return Failed(describe_error(error), None, "failed")
-        case Retry(after=float() as after):
+        case Retry(after=float() as after) if 0 <= after <= MAX_DELAY:
             return Failed(describe_error(error), _unless_exhausted(job, after))
         case _ if isinstance(error, task.permanent):
             return Failed(describe_error(error), None, "permanent")

@@ -55,23 +55,24 @@ class Hand:
     def room(self) -> int:
         """How many jobs the claimer should fetch now; 0: it should wait for `has_room`.
 
-        A fetch waits until it is worth a round trip, unless a slot stands idle.
+        A fetch waits until it is worth a round trip (half the buffer, or half of the largest claim), unless a
+        slot stands idle.
         """
         waiting, free, ahead = len(self.waiting), self.concurrency - self.running, self._ahead()
         want = min(free + ahead - waiting, capacity(self.concurrency) - self.held, MAX_CLAIM)
-        self._low_water = (free + ahead) // 2
+        self._low_water = max((free + ahead) // 2, free + ahead - MAX_CLAIM // 2)
         if want > 0 and (waiting <= self._low_water or waiting < free):
             return want
         self.has_room.clear()
         return 0
 
     def put(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Takes a claim's jobs in and wakes as many idle slots."""
+        """Takes a claim's jobs in and wakes a slot."""
         self.waiting.extend(jobs)
         self.held += len(jobs)
         self._board.in_hand = self.held
         self.held_of.update(map(_queue_of, jobs))
-        self._wake_slots(len(jobs))
+        self.wake_next()
 
     def give_up(self) -> list[ClaimedJob]:
         """Takes every job that no slot has begun out of the buffer, to be released."""
@@ -92,9 +93,23 @@ class Hand:
                 await arrival
             except asyncio.CancelledError:
                 if arrival.done() and not arrival.cancelled():
-                    self._wake_slots(1)  # the wake-up was ours; somebody else has to take the job
+                    self.wake_next()  # the wake-up was ours; somebody else has to take the job
                 raise
         return True
+
+    def wake_next(self) -> None:
+        """Wakes one idle slot if a job waits. A slot calls it before it waits for its own job.
+
+        So the slots wake one after the other, and no more of them than have something to do: handlers that
+        never suspend are all run by one slot.
+        """
+        if not self.waiting:
+            return
+        while self._idle:
+            arrival = self._idle.popleft()
+            if not arrival.done():
+                arrival.set_result(None)
+                return
 
     def take(self) -> tuple[ClaimedJob, int]:
         """The next job, and the cell of the board that says it has started."""
@@ -124,14 +139,9 @@ class Hand:
     def close(self) -> None:
         """No more jobs: idle slots end."""
         self.closed = True
-        self._wake_slots(len(self._idle))
-
-    def _wake_slots(self, count: int) -> None:
-        while count > 0 and self._idle:
-            arrival = self._idle.popleft()
+        for arrival in self._idle:
             if not arrival.done():
                 arrival.set_result(None)
-                count -= 1
 
     def _ahead(self) -> int:
         now = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,15 +14,27 @@ from pgqueue.context import Context, current_job
 from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
-from pgqueue.worker.decide import COMPLETED, RELEASED, Ending, Failed, Snoozed, decide, misfit
+from pgqueue.worker.decide import (
+    COMPLETED,
+    RELEASED,
+    Completed,
+    Ending,
+    Failed,
+    Released,
+    Snoozed,
+    decide,
+    misfit,
+)
 from pgqueue.worker.executors.coroutines import run_in
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.executors.transactional import NotStarted, Transactions
 from pgqueue.worker.hand import Hand
+from pgqueue.worker.link import report_outage
 from pgqueue.worker.settler import Settler
 
 log = structlog.get_logger("pgqueue.worker")
 
+ENDINGS = (Completed, Failed, Snoozed, Released)
 BREATH = 64
 """After so many jobs in a row that never suspended, a slot lets the loop breathe."""
 
@@ -80,7 +92,13 @@ class Slots:
                 continue
             in_a_row += 1
             job, cell = hand.take()
-            ending = await self._run(job)
+            started = self._start(job)
+            ending: Ending | None
+            if isinstance(started, ENDINGS):
+                ending = started
+            else:
+                hand.wake_next()
+                ending = await started
             hand.running -= 1
             if ending is COMPLETED:
                 settler.completed(job, cell)
@@ -89,8 +107,8 @@ class Slots:
             else:
                 settler.settle(job, cell, ending)
 
-    async def _run(self, job: ClaimedJob) -> Ending | None:
-        """Runs one attempt and decides its ending. None: it is settled already, or no longer ours."""
+    def _start(self, job: ClaimedJob) -> Ending | Awaitable[Ending | None]:
+        """Begins an attempt; its ending, or an awaitable of that when the attempt has to be waited for."""
         task = self._tasks.get(job.task)
         if task is None:
             return Snoozed(self._on_unknown_task(job))
@@ -100,21 +118,32 @@ class Slots:
             return self._note(job, misfit(error))
         context = contextvars.copy_context()
         context.run(current_job.set, job)
+        if task.transactional:
+            handler = self._handler(task, job, args, context)
+            return self._wait(job, task, self._transactions.run(task, job, handler, context), ends=None)
+        if not task.is_async:
+            call = (
+                partial(task.function, Context(job), **args)
+                if task.takes_context
+                else partial(task.function, **args)
+            )
+            return self._wait(job, task, self._threads.run(context, call))
         try:
-            if task.transactional:
-                await self._transactions.run(task, job, self._handler(task, job, args, context), context)
-                return None
-            if task.is_async:
-                call = task.function(Context(job), **args) if task.takes_context else task.function(**args)
-                if (rest := run_in(call, context)) is not None:
-                    await rest
-            elif task.takes_context:
-                await self._threads.run(context, partial(task.function, Context(job), **args))
-            else:
-                await self._threads.run(context, partial(task.function, **args))
-            return COMPLETED
+            coroutine = task.function(Context(job), **args) if task.takes_context else task.function(**args)
+            rest = run_in(coroutine, context)
+        except BaseException as error:  # noqa: BLE001 - as in _wait
+            return self._note(job, decide(job, task, error))
+        return COMPLETED if rest is None else self._wait(job, task, rest)
+
+    async def _wait(
+        self, job: ClaimedJob, task: Task[..., Any], rest: Awaitable[Any], ends: Ending | None = COMPLETED
+    ) -> Ending | None:
+        """Waits for the rest of an attempt. None: it is settled already, or no longer ours."""
+        try:
+            await rest
+            return ends
         except NotStarted as error:
-            log.warning("database.unavailable", link="transactional", error=str(error), job_id=job.id)
+            report_outage("transactional", error)
             return Snoozed(1.0)
         except LeaseLost as error:
             if not task.transactional:

@@ -182,7 +182,8 @@ class Rows:
     def letter(self, id: int) -> Row:
         """Waits for a dead letter, and returns it."""
         self.wait_for("dead", id)
-        (row,) = self.all("select * from pgqueue.dead_letters where id = %s", id)
+        columns = "reason, error, message, errors, attempt, max_attempts, crashes"
+        (row,) = self.all(f"select {columns} from pgqueue.dead_letters where id = %s", id)
         return row
 
     def bring_forward(self, id: int) -> None:

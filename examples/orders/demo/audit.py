@@ -164,7 +164,7 @@ def audit(journal: Journal, facts: Facts) -> list[Claim]:
         Claim(
             "payments declined",
             f"{len(auditor.declined)}",
-            "dead letters after 3 attempts, 1 for a stolen card; nothing charged",
+            "dead after 3 attempts (stolen card: 1), nothing charged",
             auditor.declined_payments(),
         ),
         Claim(
@@ -182,7 +182,7 @@ def audit(journal: Journal, facts: Facts) -> list[Claim]:
         Claim(
             "mails in the mailbox",
             auditor.number_of_mails(),
-            "a Message-ID for each confirmation; sent again only after a crash",
+            "one Message-ID an order, sent again only after a crash",
             auditor.mails(),
         ),
         Claim(
@@ -200,7 +200,7 @@ def audit(journal: Journal, facts: Facts) -> list[Claim]:
         Claim(
             "jobs",
             f"{len(facts.jobs)}",
-            f"{3 * len(auditor.paid)} completed, {len(auditor.declined)} dead, none left, none run again for no reason",
+            f"{3 * len(auditor.paid)} completed, {len(auditor.declined)} dead, none left, no run unexplained",
             auditor.states() + auditor.attempts(),
         ),
     ]

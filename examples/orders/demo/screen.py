@@ -88,12 +88,12 @@ class Screen:
 
 def _picture(counts: Counts) -> Group:
     bars = Table.grid(padding=(0, 2))
-    bars.add_column(width=8)
+    bars.add_column(width=9)
     bars.add_column(width=50)
     for name, value in (("placed", counts.placed), ("confirmed", counts.confirmed)):
         bars.add_row(name, ProgressBar(max(counts.orders, 1), value, width=50), f"{value}")
     jobs = Text.assemble(
-        "jobs      ",
+        "jobs       ",
         (f"{counts.ready} ready  ", "cyan"),
         (f"{counts.scheduled} scheduled  ", "blue"),
         (f"{counts.running} running  ", "yellow"),

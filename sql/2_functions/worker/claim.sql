@@ -62,7 +62,15 @@ begin
         get diagnostics taken = row_count;
         room := room - taken;
         if taken = wanted and taken > 0 then
-            perform pgqueue.notify_sleepers(claim.queues[i], 1);  -- there may be more: one more worker looks
+            -- There may be more: one more worker looks, the next by id. Not the latest to fall asleep, as elsewhere:
+            -- that is this one, which stays a sleeper until it has been busy for a while, or the one that woke it.
+            perform pg_notify('pgqueue_' || s.worker_id, '')
+               from (select n.worker_id from pgqueue.sleepers as n
+                      where n.queue = claim.queues[i] and n.worker_id <> claim.worker_id
+                        and n.slept_at > clock_timestamp() - interval '25 seconds'
+                      order by n.worker_id < claim.worker_id, n.worker_id
+                      limit 1) as s
+              where current_setting('pgqueue.notify', true) is distinct from 'off';
         end if;
     end loop;
 end $$;

@@ -31,7 +31,9 @@ begin
            and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
            and l.relation = ('pgqueue.' || writers.relation)::regclass
            and l.pid is distinct from pg_backend_pid()
-           and (writers.among is null or l.virtualtransaction = any (writers.among)));
+           -- A prepared transaction that the server has recovered is called -1/xid, whatever it was called before; after
+           -- a crash of one backend that happens without a new start time. So it counts among any.
+           and (writers.among is null or l.virtualtransaction = any (writers.among) or l.virtualtransaction like '-1/%'));
 end $$;
 comment on function pgqueue.writers(text, text[]) is
 'The virtual transactions, prepared ones included, that hold a lock for writing on a table of pgqueue.';

@@ -1,0 +1,391 @@
+"""The public surface, frozen: functions, views, grants, as `surface.txt` has them.
+
+A change that is meant is written down with
+
+    PGQUEUE_REWRITE_SURFACE=1 python -m pytest tests/sql/test_surface.py -k frozen
+
+and read in the diff: arguments and columns are only ever appended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from pgqueue import calls
+from tests.sql.acting import (
+    Connect,
+    call,
+    claim,
+    claimed,
+    count,
+    enqueue,
+    enqueue_many,
+    open_session,
+    register,
+    row_of,
+    rows,
+    scalar,
+)
+from tests.support import Databases
+from tests.support.databases import install
+
+SURFACE = Path(__file__).with_name("surface.txt")
+ROLES = ("pgqueue_producer", "pgqueue_worker", "pgqueue_monitor", "pgqueue_admin")
+
+# What is there ----------------------------------------------------------------------------------------
+
+FUNCTIONS = """
+select p.proname::text, p.oid::regprocedure::text, p.prosecdef as definer, p.provolatile,
+       coalesce((select s.value from unnest(p.proconfig) as c (setting)
+                  cross join lateral (select split_part(c.setting, '=', 2)) as s (value)
+                  where c.setting like 'search\\_path=%%'), '') as search_path,
+       p.prosqlbody is not null as is_bound,
+       array(select a.grantee::regrole::text from aclexplode(p.proacl) as a
+              where a.privilege_type = 'EXECUTE' and a.grantee not in (0, p.proowner) order by 1) as callers,
+       p.proacl is null or exists (select from aclexplode(p.proacl) as a where a.grantee = 0) as is_everybodys,
+       obj_description(p.oid, 'pg_proc') as comment,
+       pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result
+  from pg_proc as p
+ where p.pronamespace = 'pgqueue'::regnamespace
+ order by p.proname
+"""
+RELATIONS = """
+select n.nspname::text as schema, c.relname::text, c.relkind::text, obj_description(c.oid, 'pg_class') as comment,
+       array(select a.grantee::regrole::text || ' ' || lower(a.privilege_type) from aclexplode(c.relacl) as a
+              where a.grantee <> c.relowner order by 1) as grants
+  from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+ where n.nspname in ('pgqueue', 'pgqueue_bi') and c.relkind in ('r', 'p', 'v', 'S')
+ order by 1, 2
+"""
+COLUMNS = """
+select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod) as type,
+       col_description(c.oid, a.attnum) as comment
+  from pg_attribute as a join pg_class as c on c.oid = a.attrelid
+ where c.relnamespace in ('pgqueue'::regnamespace, 'pgqueue_bi'::regnamespace) and c.relkind in ('r', 'p', 'v')
+   and a.attnum > 0 and not a.attisdropped
+ order by c.relname, a.attnum
+"""
+
+
+def looked_up(connection: psycopg.Connection, query: str) -> list[dict[str, object]]:
+    """The rows of a query on the catalog."""
+    cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
+    return cursor.execute(query).fetchall()  # type: ignore[arg-type,call-overload]
+
+
+def surface(connection: psycopg.Connection) -> str:
+    """What others may rely on, as text: one line a function, a view, a column."""
+    lines = ["# Functions: who may call them, arguments, result.", ""]
+    for function in looked_up(connection, FUNCTIONS):
+        if function["callers"]:
+            callers = " ".join(str(role).removeprefix("pgqueue_") for role in function["callers"])  # type: ignore[attr-defined]
+            arguments = str(function["arguments"]).replace(", ", ",\n    ")
+            lines += [
+                f"{function['proname']}  [{callers}]",
+                f"    {arguments}",
+                f"    -> {function['result']}",
+                "",
+            ]
+    lines += ["# Views: their columns.", ""]
+    columns = looked_up(connection, COLUMNS)
+    for relation in looked_up(connection, RELATIONS):
+        if relation["relkind"] == "v":
+            grants = " ".join(str(grant).removeprefix("pgqueue_") for grant in relation["grants"])  # type: ignore[attr-defined]
+            lines += [f"{relation['schema']}.{relation['relname']}  [{grants}]"]
+            lines += [
+                f"    {c['attname']} {c['type']}" for c in columns if c["relname"] == relation["relname"]
+            ]
+            lines += [""]
+    return "\n".join(lines)
+
+
+def test_the_surface_is_frozen(connection: psycopg.Connection) -> None:
+    now = surface(connection)
+    if os.environ.get("PGQUEUE_REWRITE_SURFACE"):
+        SURFACE.write_text(now)
+    assert now == SURFACE.read_text()
+
+
+def test_python_calls_each_function_by_the_names_and_types_that_it_has(
+    connection: psycopg.Connection,
+) -> None:
+    functions = {function["proname"]: function for function in looked_up(connection, FUNCTIONS)}
+    verbs = [verb for verb in vars(calls).values() if isinstance(verb, calls.Verb)]
+    assert len(verbs) > 15
+    for verb in verbs:
+        described = str(functions[verb.function]["arguments"])
+        parameters = [part for part in described.split(", ") if part and not part.startswith("OUT ")]
+        given = [part.split(" DEFAULT ")[0] for part in parameters]
+        assert [f"{name} {kind}" for name, kind in verb.parameters] == [
+            part.replace("timestamp with time zone", "timestamptz") for part in given
+        ][: len(verb.parameters)], verb.function
+        assert all(" DEFAULT " in part for part in parameters[len(verb.parameters) :]), verb.function
+
+
+def test_every_function_is_one_of_its_name(connection: psycopg.Connection) -> None:
+    names = [function["proname"] for function in looked_up(connection, FUNCTIONS)]
+    assert len(names) == len(set(names))
+
+
+def test_every_function_is_private_or_runs_as_its_owner_with_a_pinned_search_path(
+    connection: psycopg.Connection,
+) -> None:
+    for function in looked_up(connection, FUNCTIONS):
+        name = function["oid"] if "oid" in function else function["proname"]
+        assert not function["is_everybodys"], f"{name} may be called by everybody"
+        if function["callers"]:
+            # a body that was bound when it was made looks nothing up
+            assert function["definer"] or function["is_bound"], f"{name} needs its caller's rights"
+        if not function["is_bound"]:
+            assert function["search_path"] == "pg_catalog, pg_temp", f"{name} has no pinned search_path"
+
+
+def test_every_function_relation_and_column_is_described(connection: psycopg.Connection) -> None:
+    """A column that a table has in common with another may be described there: its comment says so."""
+    functions, relations = looked_up(connection, FUNCTIONS), looked_up(connection, RELATIONS)
+    columns = looked_up(connection, COLUMNS)
+    described = {relation["relname"]: str(relation["comment"] or "") for relation in relations}
+    own = {(column["relname"], column["attname"]) for column in columns if column["comment"]}
+    partitions = {
+        name for (name,) in connection.execute("select relname from pg_class where relispartition").fetchall()
+    }
+    missing = [str(function["proname"]) for function in functions if not function["comment"]]
+    missing += [name for name, comment in described.items() if not comment]
+    for column in columns:
+        table: object = column["relname"]
+        if table in partitions:
+            continue
+        places = [table]
+        while "Columns as in " in described.get(places[-1], ""):
+            places.append(described[places[-1]].split("Columns as in ")[1].split(".")[0].split(",")[0])
+        if not any((place, column["attname"]) in own for place in places):
+            missing.append(f"{table}.{column['attname']}")
+    assert missing == []
+
+
+def test_positions_are_never_cached_nor_cycled(connection: psycopg.Connection) -> None:
+    query = "select seqcache, seqincrement, seqcycle, seqtypid::regtype::text from pg_sequence where seqrelid = %s::regclass"
+    assert connection.execute(query, ["pgqueue.positions"]).fetchone() == (1, 1, False, "bigint")
+
+
+def test_no_table_has_a_trigger_a_rule_or_a_policy(connection: psycopg.Connection) -> None:
+    found = """
+        select t.tgname::text from pg_trigger as t join pg_class as c on c.oid = t.tgrelid
+         where c.relnamespace = 'pgqueue'::regnamespace and not t.tgisinternal
+         union all
+        select r.rulename::text from pg_rewrite as r join pg_class as c on c.oid = r.ev_class
+         where c.relnamespace = 'pgqueue'::regnamespace
+         union all
+        select p.polname::text from pg_policy as p join pg_class as c on c.oid = p.polrelid
+         where c.relnamespace = 'pgqueue'::regnamespace"""
+    assert connection.execute(found).fetchall() == []  # type: ignore[call-overload]
+
+
+# Who may do what --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def as_role(connect: Connect) -> Iterator[dict[str, psycopg.Connection]]:
+    """A session a role, each with that role's rights and no others."""
+    sessions = {role: connect() for role in ROLES}
+    for role, session in sessions.items():
+        session.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+    yield sessions
+
+
+def test_no_role_has_a_right_on_a_table_or_a_sequence(connection: psycopg.Connection) -> None:
+    for relation in looked_up(connection, RELATIONS):
+        if relation["relkind"] == "v":
+            assert relation["grants"] == ["pgqueue_admin select", "pgqueue_monitor select"]
+        else:
+            assert relation["grants"] == [], relation["relname"]
+
+
+def test_a_producer_can_enqueue_and_nothing_else(
+    as_role: dict[str, psycopg.Connection], connection: psycopg.Connection
+) -> None:
+    producer = as_role["pgqueue_producer"]
+    enqueue(producer, unique_key="k", idempotency_key="k", delay=60)
+    enqueue(producer, options={"tags": ["x"]})
+    enqueue_many(producer, [{"task": "t", "unique_key": "k2"}])
+    assert call(producer, "protocol")
+    assert count(connection, "ready_jobs", "scheduled_jobs") == 3
+    worker = register(connection)
+    asleep = {"worker_id": worker, "queues": ["default"]}
+    call(connection, "fall_asleep", **asleep)
+    enqueue(producer)  # notifies
+    for verb in vars(calls).values():
+        if isinstance(verb, calls.Verb) and verb.function not in ("enqueue", "enqueue_many", "protocol"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                producer.execute(verb.sql("format"), [None] * len(verb.parameters))  # type: ignore[arg-type]
+    _sees_no_table(producer, connection, views=False)
+
+
+def test_a_monitor_reads_the_views_and_nothing_else(
+    as_role: dict[str, psycopg.Connection], connection: psycopg.Connection
+) -> None:
+    monitor = as_role["pgqueue_monitor"]
+    enqueue(connection)
+    assert scalar(monitor, "select count(*) from pgqueue_bi.jobs") == 1
+    for function in looked_up(connection, FUNCTIONS):
+        assert "pgqueue_monitor" not in function["callers"]  # type: ignore[operator]
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        enqueue(monitor)
+    _sees_no_table(monitor, connection, views=True)
+
+
+def test_a_worker_role_runs_a_jobs_whole_life(as_role: dict[str, psycopg.Connection]) -> None:
+    session = as_role["pgqueue_worker"]
+    with session.transaction(force_rollback=True):
+        whole_life(session)
+    for verb in ("pause", "resume"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            call(session, verb, queue="default")
+
+
+def test_an_admin_may_call_everything_that_is_public(
+    as_role: dict[str, psycopg.Connection], connection: psycopg.Connection
+) -> None:
+    for function in looked_up(connection, FUNCTIONS):
+        assert not function["callers"] or "pgqueue_admin" in function["callers"]  # type: ignore[operator]
+    assert call(as_role["pgqueue_admin"], "find_dead") == []
+    assert scalar(as_role["pgqueue_admin"], "select count(*) from pgqueue_bi.workers") == 0
+
+
+def test_a_role_without_any_grant_can_do_nothing(connect: Connect, connection: psycopg.Connection) -> None:
+    stranger = connect()
+    stranger.execute("set role pg_monitor")
+    for query in ("select pgqueue.enqueue('t')", "select from pgqueue_bi.jobs", "select pgqueue.protocol()"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            stranger.execute(query)  # type: ignore[call-overload]
+    _sees_no_table(stranger, connection, views=False)
+
+
+def _sees_no_table(session: psycopg.Connection, catalog: psycopg.Connection, *, views: bool) -> None:
+    """Neither reads nor writes any relation, but the views where `views` is true."""
+    for relation in looked_up(catalog, RELATIONS):
+        name = sql.Identifier(str(relation["schema"]), str(relation["relname"]))
+        statements = ["select from {}", "delete from {}", "truncate {}", "insert into {} default values"]
+        if relation["relkind"] == "S":
+            statements = ["select last_value from {}", "select nextval('{}')"]
+        elif relation["relkind"] == "v":
+            statements = ["delete from {}"] if views else statements[:2]
+        for statement in statements:
+            with pytest.raises(
+                (psycopg.errors.InsufficientPrivilege, psycopg.errors.WrongObjectType)
+            ) as refusal:
+                session.execute(sql.SQL(statement).format(name))
+            assert refusal.value.sqlstate == "42501" or relation["relkind"] == "v"
+
+
+def whole_life(connection: psycopg.Connection) -> None:
+    """Every verb of producers and workers, once; leaves rows behind."""
+    assert call(connection, "protocol")
+    worker = register(connection, supervisor_id=5)
+    assert call(connection, "hold_session", supervisor_id=5) is True
+    assert call(connection, "heartbeat", worker_ids=[worker]) == []
+    call(connection, "fall_asleep", worker_id=worker, queues=["default"])
+    assert call(connection, "writers", relation="ready_jobs") == []
+    call(connection, "wake_up", worker_id=worker)
+    call(connection, "lack_task", worker_id=worker, task="x")
+    enqueue_many(connection, [{"task": "t", "unique_key": str(n)} for n in range(5)])
+    jobs = claim(connection, worker, 5)
+    ids, leases = [job.id for job in jobs], [job.lease for job in jobs]
+    assert call(connection, "complete", ids=ids[:1], leases=leases[:1]) == ids[:1]
+    assert call(connection, "snooze", ids=ids[1:2], leases=leases[1:2], delays=[5.0]) == ids[1:2]
+    assert call(connection, "release", ids=ids[2:3], leases=leases[2:3]) == ids[2:3]
+    failure = {"id": ids[3], "lease": leases[3]}
+    assert call(connection, "fail", failures=Jsonb([failure])) == ids[3:4]
+    assert call(connection, "forget_claim", worker_id=worker, fence=leases[4]) == ids[4:]
+    arguments = {"worker_ids": [worker], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    assert call(connection, "upkeep", supervisor_id=5, **arguments)[0]["problems"] == []
+    call(connection, "promote", max_jobs=5)
+    call(connection, "prove_floors")
+    call(connection, "prove_floors")
+    call(connection, "retain")
+    assert call(connection, "rescue", worker_id=worker) == 0
+
+
+# Whose database it is ---------------------------------------------------------------------------------
+
+
+def test_hostile_objects_in_the_callers_path_do_not_matter(connect: Connect, fresh: str) -> None:
+    connection = connect(fresh)
+    connection.execute("""
+        create schema hostile;
+        create function hostile.trap() returns void language plpgsql as $$ begin raise exception 'trapped'; end $$;
+        create function hostile.trapped(text, text) returns boolean language plpgsql as
+            $$ begin raise exception 'trapped'; end $$;
+        create operator hostile.= (function = hostile.trapped, leftarg = text, rightarg = text);
+        create operator hostile.|| (function = hostile.trapped, leftarg = text, rightarg = text);
+        create operator hostile.~ (function = hostile.trapped, leftarg = text, rightarg = text);
+        create operator hostile.!~ (function = hostile.trapped, leftarg = text, rightarg = text)""")
+    for signature in (
+        "now() returns timestamptz",
+        "clock_timestamp() returns timestamptz",
+        "nextval(regclass) returns bigint",
+        "nextval(text) returns bigint",
+        "jsonb_typeof(jsonb) returns text",
+        "length(text) returns integer",
+        "to_regclass(text) returns regclass",
+        "pg_notify(text, text) returns void",
+        "current_setting(text) returns text",
+        "set_config(text, text, boolean) returns text",
+        "make_interval(secs double precision) returns interval",
+        "hashtextextended(text, bigint) returns bigint",
+        "pg_try_advisory_xact_lock(bigint) returns boolean",
+        "unnest(bigint[]) returns setof bigint",
+    ):
+        connection.execute(
+            f"create function hostile.{signature} language plpgsql as "  # type: ignore[call-overload]
+            "$$ begin perform hostile.trap(); end $$"
+        )
+    tables = [str(r["relname"]) for r in looked_up(connection, RELATIONS) if r["relkind"] in "rp"]
+    for table in tables:
+        connection.execute(f"create temp table {table} (trap int)")  # type: ignore[call-overload]
+        connection.execute(f"create table hostile.{table} (trap int)")  # type: ignore[call-overload]
+    connection.execute("set search_path = pg_temp, hostile, pg_catalog")
+    with pytest.raises(psycopg.errors.RaiseException):
+        connection.execute("select now()")  # the trap works
+    whole_life(connection)
+    dead = [row["id"] for row in call(connection, "find_dead")]
+    assert call(connection, "replay", ids=dead) == dead
+    with pytest.raises(psycopg.Error, match="priority: 11 is out of range"):
+        enqueue(connection, priority=11)
+
+
+def test_everything_works_for_an_owner_without_special_rights(databases: Databases) -> None:
+    """The roles are the server's: made when that is permitted, and nothing needs them."""
+    dsn = databases.create_empty()
+    owner = f"pgqueue_test_owner_{os.getpid()}"
+    connection = open_session(dsn)
+    try:
+        database = scalar(connection, "select current_database()")
+        connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(owner)))
+        connection.execute(
+            sql.SQL("grant create on database {} to {}").format(
+                sql.Identifier(database), sql.Identifier(owner)
+            )
+        )
+        connection.execute(sql.SQL("set session authorization {}").format(sql.Identifier(owner)))
+        install(connection)
+        whole_life(connection)
+        assert {row["state"] for row in _states(connection)} >= {"ready", "scheduled", "completed", "dead"}
+        assert row_of(connection, claimed(connection, register(connection)).id)
+        assert rows(connection, "lane_floors")
+    finally:
+        connection.close()
+        databases.drop(dsn)
+        with open_session(databases.dsn_for("postgres")) as admin:
+            admin.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(owner)))
+
+
+def _states(connection: psycopg.Connection) -> list[dict[str, object]]:
+    return looked_up(connection, "select distinct state from pgqueue_bi.jobs")

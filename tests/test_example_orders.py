@@ -1,0 +1,421 @@
+"""The order service of `examples/`, against a real PostgreSQL and a real mail server."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import sys
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+
+from orders import gateway, mail
+from orders.demo.sink import MAX_BYTES, Sink
+from orders.intake import Malformed, parse, read_orders
+from orders.models import Confirmation, Order, OrderStatus, Payment, Product
+from orders.service import OrderRequest, UnknownProduct, place_order, set_up
+from orders.tasks import OutOfStock, app, reserve_inventory, send_confirmation, validate_payment
+
+from pgqueue import Context, Exponential
+from pgqueue.job import ClaimedJob
+
+CSV = Path(__file__).resolve().parent.parent / "examples" / "orders" / "orders.csv"
+
+
+def request(reference: str = "A-1", **changes: Any) -> OrderRequest:
+    values: dict[str, Any] = {
+        "reference": reference,
+        "name": "Søren Müller",
+        "email": "soren@shop.example",
+        "sku": "TEA-MINT",
+        "quantity": 3,
+        "card": "tok_4242",
+    }
+    return OrderRequest(**(values | changes))
+
+
+def claimed(task: str, *, id: int = 7, attempt: int = 1) -> ClaimedJob:
+    return ClaimedJob(
+        id=id,
+        lease=1,
+        queue="default",
+        lane=11,
+        position=1,
+        task=task,
+        args="{}",
+        attempt=attempt,
+        max_attempts=3,
+        crashes=0,
+        options=None,
+    )
+
+
+@pytest.fixture
+def engine(database: str) -> Iterator[Engine]:
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database))
+    set_up(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "LATENCY_SECONDS", 0)
+
+
+def place(engine: Engine, order: OrderRequest) -> int:
+    with Session(engine) as session, session.begin():
+        return place_order(session, order).id
+
+
+def jobs(connection: psycopg.Connection) -> list[tuple[str, str, dict[str, Any]]]:
+    query = "select task, queue, args from pgqueue.ready_jobs order by id"
+    return connection.execute(query).fetchall()
+
+
+def pay(database: str, order_id: str, *, attempt: int = 1) -> None:
+    """One attempt of `validate_payment`, in a transaction as the worker opens it."""
+
+    async def attempt_it() -> None:
+        engine = create_async_engine(
+            "postgresql+psycopg://", async_creator=lambda: psycopg.AsyncConnection.connect(database)
+        )
+        try:
+            async with AsyncSession(engine) as session, session.begin():
+                job = claimed("validate_payment", attempt=attempt)
+                await validate_payment(Context(job, session), order_id=order_id)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(attempt_it())
+
+
+# Placing ----------------------------------------------------------------------------------------------
+
+
+def test_an_order_and_its_payment_job_are_committed_together(
+    engine: Engine, connection: psycopg.Connection
+) -> None:
+    place(engine, request())
+    assert jobs(connection) == [("validate_payment", "payments", {"order_id": "A-1"})]
+    assert connection.execute("select id, status, amount_cents from orders").fetchall() == [
+        ("A-1", "pending", 3 * 450)
+    ]
+
+
+def test_a_rollback_leaves_neither_order_nor_job(engine: Engine, connection: psycopg.Connection) -> None:
+    with Session(engine) as session:
+        assert place_order(session, request()).created
+        session.rollback()
+    assert jobs(connection) == []
+    assert connection.execute("select from orders").fetchall() == []
+
+
+def test_a_savepoints_rollback_takes_its_own_order_only(
+    engine: Engine, connection: psycopg.Connection
+) -> None:
+    with Session(engine) as session, session.begin():
+        place_order(session, request("A-1"))
+        with session.begin_nested() as savepoint:
+            place_order(session, request("A-2"))
+            savepoint.rollback()
+    assert [args["order_id"] for _, _, args in jobs(connection)] == ["A-1"]
+    assert connection.execute("select id from orders").fetchall() == [("A-1",)]
+
+
+def test_an_order_that_is_sent_twice_is_one_order_and_one_job(
+    engine: Engine, connection: psycopg.Connection
+) -> None:
+    first = place(engine, request())
+    with Session(engine) as session, session.begin():
+        second = place_order(session, request())
+    assert (second.id, second.created) == (first, False)
+    assert len(jobs(connection)) == 1
+    assert connection.execute("select count(*) from orders").fetchone() == (1,)
+
+
+def test_an_unknown_product_is_refused_and_the_transaction_goes_on(
+    engine: Engine, connection: psycopg.Connection
+) -> None:
+    with Session(engine) as session, session.begin():
+        with pytest.raises(UnknownProduct, match="TEA-MOON"):
+            place_order(session, request("A-1", sku="TEA-MOON"))
+        place_order(session, request("A-2"))
+    assert connection.execute("select id from orders").fetchall() == [("A-2",)]
+
+
+def test_setting_up_again_keeps_what_is_there(engine: Engine, connection: psycopg.Connection) -> None:
+    connection.execute("update products set stock = 5 where sku = 'HONEY'")
+    set_up(engine)
+    assert connection.execute("select stock from products where sku = 'HONEY'").fetchone() == (5,)
+
+
+# Paying -----------------------------------------------------------------------------------------------
+
+
+def test_a_payment_leads_to_the_reservation(
+    engine: Engine, database: str, connection: psycopg.Connection
+) -> None:
+    place(engine, request())
+    pay(database, "A-1")
+    with Session(engine) as session:
+        assert session.get_one(Order, "A-1").status is OrderStatus.PAID
+        assert session.get_one(Payment, "A-1").amount_cents == 1350
+    assert [task for task, *_ in jobs(connection)] == ["validate_payment", "reserve_inventory"]
+
+
+@pytest.mark.parametrize(
+    ("card", "error"),
+    [
+        ("tok_9995", gateway.CardDeclined),
+        ("tok_9979", gateway.CardRefused),
+        ("tok_0119", gateway.GatewayUnavailable),
+    ],
+)
+def test_a_payment_that_fails_leads_nowhere(
+    engine: Engine, database: str, connection: psycopg.Connection, card: str, error: type[Exception]
+) -> None:
+    place(engine, request(card=card))
+    with pytest.raises(error):
+        pay(database, "A-1")
+    assert [task for task, *_ in jobs(connection)] == ["validate_payment"]
+    assert connection.execute("select status from orders").fetchall() == [("pending",)]
+    assert connection.execute("select from payments").fetchall() == []
+
+
+def test_a_gateway_that_did_not_answer_is_asked_again(engine: Engine, database: str) -> None:
+    place(engine, request(card="tok_0119"))
+    pay(database, "A-1", attempt=2)
+    with Session(engine) as session:
+        assert session.get_one(Order, "A-1").status is OrderStatus.PAID
+
+
+def test_an_order_is_charged_once_however_often_its_payment_runs(
+    engine: Engine, database: str, connection: psycopg.Connection
+) -> None:
+    place(engine, request())
+    pay(database, "A-1")
+    pay(database, "A-1")
+    assert connection.execute("select count(*) from payments").fetchone() == (1,)
+    assert [task for task, *_ in jobs(connection)] == ["validate_payment", "reserve_inventory"]
+
+
+def test_the_gateway_answers_the_same_for_the_same_key() -> None:
+    async def charge(key: str) -> str:
+        return await gateway.charge("tok_4242", 100, key=key, attempt=1)
+
+    assert asyncio.run(charge("a")) == asyncio.run(charge("a")) != asyncio.run(charge("b"))
+
+
+def test_a_payment_has_three_attempts_after_5_and_10_seconds_but_for_a_card_that_is_refused() -> None:
+    policy = validate_payment.retry
+    assert isinstance(policy, Exponential)
+    assert (policy.attempts, policy.base, policy.factor) == (3, 5.0, 2)
+    assert validate_payment.permanent == (gateway.CardRefused,)
+    assert list(app.tasks) == ["validate_payment", "reserve_inventory", "send_confirmation"]
+
+
+# Reserving --------------------------------------------------------------------------------------------
+
+
+def reserve(engine: Engine, order_id: str) -> None:
+    with Session(engine) as session, session.begin():
+        reserve_inventory(Context(claimed("reserve_inventory"), session), order_id=order_id)
+
+
+def test_a_reservation_takes_the_goods_and_leads_to_the_confirmation(
+    engine: Engine, connection: psycopg.Connection
+) -> None:
+    place(engine, request())
+    reserve(engine, "A-1")
+    with Session(engine) as session:
+        assert session.get_one(Product, "TEA-MINT").stock == 997
+        assert session.get_one(Order, "A-1").status is OrderStatus.RESERVED
+    assert [(task, queue) for task, queue, _ in jobs(connection)][1:] == [("send_confirmation", "email")]
+
+
+def test_what_is_not_on_the_shelf_is_not_taken(engine: Engine, connection: psycopg.Connection) -> None:
+    connection.execute("update products set stock = 2")
+    place(engine, request(quantity=3))
+    with pytest.raises(OutOfStock, match="fewer than 3 of TEA-MINT"):
+        reserve(engine, "A-1")
+    assert connection.execute("select distinct stock from products").fetchall() == [(2,)]
+    assert reserve_inventory.permanent == (OutOfStock,)
+
+
+# Confirming -------------------------------------------------------------------------------------------
+
+
+def test_a_confirmation_is_a_real_mail_with_one_message_id_over_all_attempts(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(engine, request())
+
+    def confirm(attempt: int, *, commit: bool) -> None:
+        with Session(engine) as session:
+            send_confirmation(Context(claimed("send_confirmation", attempt=attempt), session), order_id="A-1")
+            if commit:
+                session.commit()
+
+    async def confirm_twice() -> list[EmailMessage]:
+        async with Sink() as sink:
+            monkeypatch.setenv("ORDERS_SMTP", f"127.0.0.1:{sink.port}")
+            # The worker dies after the mail server's answer and before its commit; another one runs the job.
+            await asyncio.to_thread(confirm, 1, commit=False)
+            await asyncio.to_thread(confirm, 2, commit=True)
+            assert [received.recipients for received in sink.mails] == [("soren@shop.example",)] * 2
+            return [received.message for received in sink.mails]
+
+    first, second = asyncio.run(confirm_twice())
+    assert first["Message-ID"] == second["Message-ID"] == "<pgqueue.7@orders.example>"
+    assert first["Subject"] == "Your order A-1"
+    assert "Hello Søren Müller" in first.get_content()
+    assert "13.50 EUR" in first.get_content()
+    with Session(engine) as session:
+        assert session.get_one(Confirmation, "A-1").message_id == "<pgqueue.7@orders.example>"
+        assert session.get_one(Order, "A-1").status is OrderStatus.CONFIRMED
+
+
+def test_a_mail_server_that_is_away_fails_the_attempt(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(engine, request())
+    monkeypatch.setenv("ORDERS_SMTP", "127.0.0.1:1")
+    with Session(engine) as session, pytest.raises(OSError, match="refused"):
+        send_confirmation(Context(claimed("send_confirmation"), session), order_id="A-1")
+
+
+# Reading orders ---------------------------------------------------------------------------------------
+
+
+def test_the_file_has_500_lines_and_each_is_an_order_or_says_why_not() -> None:
+    lines = list(read_orders(CSV))
+    assert [line.number for line in lines] == list(range(2, 502))
+    refused = {line.number: str(line.content) for line in lines if isinstance(line.content, Malformed)}
+    assert refused == {
+        14: "quantity is no number from 1 to 100: 'two'",
+        18: "email is missing",
+        22: "not UTF-8: byte 0xe9 at 10",
+        26: "quoting: unexpected end of data",
+        68: "quantity is no number from 1 to 100: '-3'",
+        190: "4 fields instead of 6",
+        235: "email is no address: 'not-an-address'",
+        278: "quantity is no number from 1 to 100: '1000000'",
+        333: "an empty line",
+        386: "7 fields instead of 6",
+        414: r"name has a control character: 'Tab\x00Null'",
+        457: "quantity is no number from 1 to 100: '2.5'",
+    }
+
+
+def test_each_kind_of_trouble_is_among_the_first_30_lines() -> None:
+    first = [line.content for line in read_orders(CSV)][:30]
+    orders = [content for content in first if isinstance(content, OrderRequest)]
+    references = [order.reference for order in orders]
+    assert len(references) == len(set(references)) + 1
+    assert {"tok_9995", "tok_9979", "tok_0119"} <= {order.card for order in orders}
+    assert any(isinstance(content, Malformed) for content in first)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"A-1,Ada,a@b.example,HONEY,\xc2\xb2,tok_1", "quantity is no number"),
+        (b"A-1,Ada,a@b.example,HONEY,0,tok_1", "quantity is no number"),
+        (b"A-1,Ada,a@b.example,HONEY," + b"9" * 5000 + b",tok_1", "quantity is 5000 characters long"),
+        (b"A-1,Ada\x1b[2J,a@b.example,HONEY,1,tok_1", "control character"),
+        (b"A-1,Ada,a@b.example\n,HONEY,1,tok_1", "quoting"),
+        (b'A-1,"Ada"x,a@b.example,HONEY,1,tok_1', "quoting"),
+        (b"A-1,Ada,a@b,HONEY,1,tok_1", "no address"),
+        (b"A-1,Ada,a@b.example,HONEY,1,", "card is missing"),
+        (b"   ", "an empty line"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_order_is_refused_with_the_reason(line: bytes, reason: str) -> None:
+    with pytest.raises(Malformed, match=reason):
+        parse(line)
+
+
+def test_quotes_that_are_right_are_read() -> None:
+    order = parse(b'A-1,"Lovelace, ""Ada""",a@b.example,HONEY,1,tok_1')
+    assert order.name == 'Lovelace, "Ada"'
+
+
+def test_a_file_with_another_header_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("id,amount\n1,2\n")
+    with pytest.raises(Malformed, match=r"other\.csv: the first line has to be reference,name"):
+        list(read_orders(path))
+
+
+# The sink ---------------------------------------------------------------------------------------------
+
+
+def test_the_sink_keeps_what_a_client_sends_to_the_byte() -> None:
+    text = ".one dot\r\n..two dots\r\n.\r\nthe end é\r\n"
+    message = EmailMessage()
+    message["Subject"] = "dots"
+    message["From"], message["To"] = "a@b.example", "c@d.example, e@f.example"
+    message.set_content(text, cte="8bit")
+
+    async def send() -> Sink:
+        async with Sink() as sink:
+
+            def talk() -> None:
+                with smtplib.SMTP("127.0.0.1", sink.port, timeout=5) as client:
+                    client.send_message(message)
+                    client.send_message(message)
+
+            await asyncio.to_thread(talk)
+            return sink
+
+    first, second = asyncio.run(send()).mails
+    assert first.message.get_content() == second.message.get_content() == text
+    assert (first.sender, first.recipients) == ("a@b.example", ("c@d.example", "e@f.example"))
+
+
+def test_the_sink_refuses_what_is_out_of_order_unknown_or_too_large_and_goes_on() -> None:
+    async def send() -> tuple[list[int], Sink]:
+        async with Sink() as sink:
+
+            def talk() -> list[int]:
+                with smtplib.SMTP("127.0.0.1", sink.port, timeout=5) as client:
+                    codes = [client.docmd("DATA")[0], client.docmd("RCPT", "TO:<a@b.example>")[0]]
+                    codes += [client.docmd("VRFY", "a")[0], client.docmd("NOOP")[0]]
+                    client.ehlo()
+                    client.mail("a@b.example")
+                    client.rcpt("c@d.example")
+                    codes.append(client.data(b"x" * 998 + b"\r\n" + b"y\r\n" * (MAX_BYTES // 2))[0])
+                    client.mail("a@b.example")
+                    client.rcpt("c@d.example")
+                    codes.append(client.data("Subject: small\r\n\r\nfits")[0])
+                    return codes
+
+            return await asyncio.to_thread(talk), sink
+
+    codes, sink = asyncio.run(send())
+    assert codes == [503, 503, 502, 250, 552, 250]
+    assert [received.message["Subject"] for received in sink.mails] == ["small"]
+
+
+def test_a_name_cannot_smuggle_a_header_into_the_mail() -> None:
+    order = Order(
+        id="A-1",
+        name="Ada\r\nBcc: all@shop.example",
+        email="a@b.example",
+        sku="x",
+        quantity=1,
+        amount_cents=1,
+    )
+    with pytest.raises(ValueError, match=r"invalid arguments; .* CR or LF"):
+        mail.compose(order, message_id="<1@x>")
