@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import migrate
 from pgqueue.embedded import find_binaries
-from tests.support import Databases, wait_until
+from tests.support import Databases
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DURATION = {"type": "string", "pattern": r"^(\d+(us|ms|s|m|h))+$"}
@@ -217,25 +218,30 @@ def test_migrate_installs_the_schema_and_may_run_again(services: dict[str, Any],
     assert migrate.check(empty).state == "current"
 
 
-def test_the_worker_registers_and_ends_when_it_is_stopped(services: dict[str, Any], database: str) -> None:
-    registered = "select count(*) from pgqueue.workers"
+def test_the_worker_starts_and_leaves_nothing_behind_when_it_is_stopped(
+    services: dict[str, Any], database: str
+) -> None:
     process = start(services["worker"], database, start_new_session=True)
+    watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
+    watchdog.start()
     try:
-        with psycopg.connect(database, autocommit=True) as connection:
-
-            def ready() -> bool:
-                return process.poll() is not None or connection.execute(registered).fetchone() == (2,)
-
-            wait_until(ready, 60, "two worker processes")
-            assert process.poll() is None, process.communicate()
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=60)
-            assert process.returncode == 0, out + err
-            assert connection.execute(registered).fetchone() == (0,)
+        assert process.stderr is not None
+        started: list[str] = []
+        for line in process.stderr:
+            started += [line] if "worker.started" in line else []
+            if len(started) == 2:
+                break
+        assert len(started) == 2, process.communicate()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+        assert process.returncode == 0, out + err
     finally:
+        watchdog.cancel()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+    with psycopg.connect(database) as connection:
+        assert connection.execute("select count(*) from pgqueue.workers").fetchone() == (0,)
 
 
 def test_orders_are_placed_and_are_jobs_then(services: dict[str, Any], database: str) -> None:

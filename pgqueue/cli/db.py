@@ -27,7 +27,11 @@ def db() -> None:
 )
 @click.option("--tries", type=click.IntRange(1, 1000), default=10, show_default=True, help="How often.")
 def upgrade(lock_timeout: float, tries: int) -> None:
-    """Bring the database to this release's schema; it may run anywhere, any number of times at once."""
+    """Bring the database to this release's schema.
+
+    It may run any number of times, and in many places at once: one does the work, the others wait for it.
+    A database that is newer than this release is left alone.
+    """
     dsn = required_dsn(load_settings())
     from pgqueue import migrate
 
@@ -40,7 +44,7 @@ def upgrade(lock_timeout: float, tries: int) -> None:
 @dsn_option
 @json_option
 def status(as_json: bool) -> None:
-    """Show which revision the database has, and what an upgrade would apply."""
+    """Show the database's revision and what is pending."""
     dsn = required_dsn(load_settings())
     from pgqueue import migrate
 
@@ -55,7 +59,10 @@ def status(as_json: bool) -> None:
 @dsn_option
 @json_option
 def check(as_json: bool) -> None:
-    """Exit 0 if the schema fits this release, else 1 with the reason."""
+    """Exit 0 if the schema fits this release, else 1.
+
+    The reason goes to stderr, or into the JSON. For the start of a deployment: it changes nothing.
+    """
     dsn = required_dsn(load_settings())
     from pgqueue import migrate
 
@@ -74,7 +81,11 @@ def check(as_json: bool) -> None:
 
 @db.command()
 def sql() -> None:
-    """Print the SQL that installs the schema, for those who run it themselves: pgqueue db sql | psql."""
+    """Print the SQL that installs the schema.
+
+    For those who run it themselves, in one transaction: pgqueue db sql | psql -d mydatabase. Later upgrades
+    may be run by the command.
+    """
     from pgqueue import migrate
 
     click.echo(migrate.sql(), nl=False)

@@ -24,6 +24,7 @@ log = structlog.get_logger("pgqueue.worker")
 LANES = 20
 _lane_of = attrgetter("queue", "lane")
 _position_of = attrgetter("position")
+_queue_of = attrgetter("queue")
 BUSY_SECONDS = 0.2
 """A worker that has found jobs without a pause for this long is taken off the sleepers."""
 UNHEARD_SECONDS = 90.0
@@ -99,7 +100,8 @@ class Claimer:
         self._listens = listens
         self._poll_interval = poll_interval
         self._poked = asyncio.Event()
-        self._asleep = False
+        self._open: list[str] = []  # the queues that had room at the last look
+        self._asleep_for: set[str] = set()  # the queues that we are registered for as a sleeper
         self._asleep_at = 0.0
         self._writers: list[str] | None = None  # the lockers to wait for; None: not read yet
         self._busy_since: float | None = None
@@ -111,7 +113,7 @@ class Claimer:
     def poke(self, *, forget_sleep: bool = False) -> None:
         """There may be something: look. `forget_sleep`: the hints were lost, register again before sleeping."""
         if forget_sleep:
-            self._asleep, self._writers = False, None
+            self._asleep_for, self._writers = set(), None
         self._poked.set()
 
     def stop(self) -> None:
@@ -139,9 +141,9 @@ class Claimer:
                 raise
             except OUTAGES as error:
                 report_outage("claims", error)
-                self._asleep, self._writers = False, None
+                self._asleep_for, self._writers = set(), None
                 await asyncio.sleep(backoff.wait())
-        if self._asleep:
+        if self._asleep_for:
             with contextlib.suppress(*OUTAGES):  # a row that stays is stale in 25 s
                 await self._link.run(calls.wake_up(self._worker_id))
 
@@ -193,7 +195,11 @@ class Claimer:
             for queue, limit in zip(queues, room, strict=False):
                 if came[queue] < limit:
                     self._cursors.reset(queue)
-        queues.append(queues.pop(0))  # the next claim begins with another queue, so that none starves
+        # Who was served goes to the end, so that none starves. (Turning the list by one instead would give a
+        # queue that follows empty ones their turns as well.)
+        for queue in dict.fromkeys(map(_queue_of, jobs)):
+            queues.remove(queue)
+            queues.append(queue)
         return len(jobs)
 
     def _room(self) -> tuple[int, ...]:
@@ -204,13 +210,13 @@ class Claimer:
             room if (limit := self._limits[queue]) is None else max(0, min(room, limit - held_of[queue]))
             for queue in self._queues
         ]
-        if not any(limits):
-            self._hand.has_room.clear()
-            return (0,)
-        return (*limits, room)
+        self._open = [queue for queue, limit in zip(self._queues, limits, strict=True) if limit]
+        if len(self._open) < len(limits):
+            self._hand.has_room.clear()  # the next settled job may open a queue that is at its limit
+        return (*limits, room) if self._open else (0,)
 
     async def _wait_for_room(self) -> None:
-        if self._asleep and not await _within(self._hand.has_room, 0.05):
+        if self._asleep_for and not await _within(self._hand.has_room, 0.05):
             # All slots are taken for a while: hints are for somebody who has room.
             await self._wake_up()
         await self._hand.has_room.wait()
@@ -220,41 +226,58 @@ class Claimer:
         self._fruitless = 0
         if self._busy_since is None:
             self._busy_since = now
-        elif self._asleep and now - self._busy_since > BUSY_SECONDS:
+        elif self._asleep_for and now - self._busy_since > BUSY_SECONDS:
             await self._wake_up()
 
     async def _wake_up(self) -> None:
-        self._asleep, self._writers = False, None
+        self._asleep_for, self._writers = set(), None
         await self._link.run(calls.wake_up(self._worker_id))
 
     async def _nap(self) -> None:
         """A claim found nothing: one step towards sleep, or sleep itself (see `sql/…/sleep.sql`)."""
         self._busy_since = None
         if not self._listens:
-            await _within(self._poked, self._poll_interval * random.uniform(0.8, 1.2))
-        elif not self._asleep:
+            await self._hint(self._poll_interval * random.uniform(0.8, 1.2))
+        elif self._asleep_for != set(self._open):
+            # Registered for the queues that have room alone: a hint for another one is somebody else's.
             pause = self._asleep_at + BUSY_SECONDS - time.monotonic()
             if pause > 0:  # at most 5 registrations a second
-                await _within(self._poked, pause)
+                await self._hint(pause)
             self._asleep_at = time.monotonic()
-            await self._link.run(calls.fall_asleep(self._worker_id, self._queues))
-            self._asleep = True
+            queues = set(self._open)
+            await self._link.run(calls.fall_asleep(self._worker_id, sorted(queues)))
+            self._asleep_for = queues
             self._writers = await self._link.run(calls.writers("ready_jobs"))
             # and look again: `run` does
         elif self._writers:
             # An enqueuer that may have overlooked us has not committed yet.
             slept = time.monotonic() - self._asleep_at
-            await _within(self._poked, min(0.25, max(0.002, slept / 4)))
+            await self._hint(min(0.25, max(0.002, slept / 4)))
             self._writers = await self._link.run(calls.writers("ready_jobs", self._writers))
             # and look again: the last look comes after the test that found them gone
         else:
             self._fruitless += 1
             if self._fruitless > FRUITLESS_LOOKS:
                 await asyncio.sleep(FLOOD_SECONDS)
-            await self._poked.wait()
+            await self._hint(None)
+
+    async def _hint(self, timeout: float | None) -> None:
+        """Waits until there may be something to claim, at most `timeout` seconds.
+
+        That is a poke, or, while a queue is at its limit, a job that was settled.
+        """
+        if len(self._open) == len(self._queues):
+            await _within(self._poked, timeout)
+            return
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._poked, self._hand.has_room)]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
-async def _within(event: asyncio.Event, seconds: float) -> bool:
+async def _within(event: asyncio.Event, seconds: float | None) -> bool:
     """Waits for an event, at most `seconds`; whether it came."""
     try:
         async with asyncio.timeout(seconds):

@@ -10,7 +10,6 @@ and read in the diff: arguments and columns are only ever appended.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -23,13 +22,11 @@ from tests.sql.acting import (
     Connect,
     call,
     claim,
-    claimed,
     count,
     enqueue,
     enqueue_many,
     open_session,
     register,
-    row_of,
     rows,
     scalar,
 )
@@ -65,7 +62,7 @@ select n.nspname::text as schema, c.relname::text, c.relkind::text, obj_descript
  order by 1, 2
 """
 COLUMNS = """
-select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod) as type,
+select c.relnamespace::regnamespace::text as schema, c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod) as type,
        col_description(c.oid, a.attnum) as comment
   from pg_attribute as a join pg_class as c on c.oid = a.attrelid
  where c.relnamespace in ('pgqueue'::regnamespace, 'pgqueue_bi'::regnamespace) and c.relkind in ('r', 'p', 'v')
@@ -87,12 +84,9 @@ def surface(connection: psycopg.Connection) -> str:
         if function["callers"]:
             callers = " ".join(str(role).removeprefix("pgqueue_") for role in function["callers"])  # type: ignore[attr-defined]
             arguments = str(function["arguments"]).replace(", ", ",\n    ")
-            lines += [
-                f"{function['proname']}  [{callers}]",
-                f"    {arguments}",
-                f"    -> {function['result']}",
-                "",
-            ]
+            lines += [f"{function['proname']}  [{callers}]"]
+            lines += [f"    {arguments}"] * bool(arguments)
+            lines += [f"    -> {function['result']}", ""]
     lines += ["# Views: their columns.", ""]
     columns = looked_up(connection, COLUMNS)
     for relation in looked_up(connection, RELATIONS):
@@ -100,7 +94,9 @@ def surface(connection: psycopg.Connection) -> str:
             grants = " ".join(str(grant).removeprefix("pgqueue_") for grant in relation["grants"])  # type: ignore[attr-defined]
             lines += [f"{relation['schema']}.{relation['relname']}  [{grants}]"]
             lines += [
-                f"    {c['attname']} {c['type']}" for c in columns if c["relname"] == relation["relname"]
+                f"    {c['attname']} {c['type']}"
+                for c in columns
+                if (c["schema"], c["relname"]) == (relation["schema"], relation["relname"])
             ]
             lines += [""]
     return "\n".join(lines)
@@ -192,12 +188,12 @@ def test_no_table_has_a_trigger_a_rule_or_a_policy(connection: psycopg.Connectio
 
 
 @pytest.fixture
-def as_role(connect: Connect) -> Iterator[dict[str, psycopg.Connection]]:
+def as_role(connect: Connect) -> dict[str, psycopg.Connection]:
     """A session a role, each with that role's rights and no others."""
     sessions = {role: connect() for role in ROLES}
     for role, session in sessions.items():
         session.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
-    yield sessions
+    return sessions
 
 
 def test_no_role_has_a_right_on_a_table_or_a_sequence(connection: psycopg.Connection) -> None:
@@ -276,13 +272,10 @@ def _sees_no_table(session: psycopg.Connection, catalog: psycopg.Connection, *, 
         if relation["relkind"] == "S":
             statements = ["select last_value from {}", "select nextval('{}')"]
         elif relation["relkind"] == "v":
-            statements = ["delete from {}"] if views else statements[:2]
+            statements = [] if views else ["select from {}"]
         for statement in statements:
-            with pytest.raises(
-                (psycopg.errors.InsufficientPrivilege, psycopg.errors.WrongObjectType)
-            ) as refusal:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute(sql.SQL(statement).format(name))
-            assert refusal.value.sqlstate == "42501" or relation["relkind"] == "v"
 
 
 def whole_life(connection: psycopg.Connection) -> None:
@@ -378,7 +371,6 @@ def test_everything_works_for_an_owner_without_special_rights(databases: Databas
         install(connection)
         whole_life(connection)
         assert {row["state"] for row in _states(connection)} >= {"ready", "scheduled", "completed", "dead"}
-        assert row_of(connection, claimed(connection, register(connection)).id)
         assert rows(connection, "lane_floors")
     finally:
         connection.close()

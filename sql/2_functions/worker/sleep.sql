@@ -15,9 +15,11 @@ begin
     insert into pgqueue.sleepers (queue, worker_id, slept_at)
     select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
     on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
+    delete from pgqueue.sleepers as s
+     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues);
 end $$;
 comment on function pgqueue.fall_asleep(bigint, text[]) is
-'Registers a worker as asleep: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
+'Registers a worker as asleep for these queues and no others: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
 
 -- (2) and (3). Called by workers and upkeep. `among`: only these; null: all. Locks: none.
 create function pgqueue.writers(relation text, among text[] default null)
