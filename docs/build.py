@@ -19,7 +19,7 @@ import psycopg
 
 import pgqueue
 from pgqueue import settings as settings_module
-from pgqueue.app import Bulk
+from pgqueue.bulk import Bulk
 from pgqueue.cli import COMMANDS, main
 from pgqueue.settings import Settings
 from pgqueue.task import BoundTask, Item, Task

@@ -1,44 +1,33 @@
-"""Args to JSON text, and any text that comes out of a job made safe to store.
+"""Args to JSON text.
 
-Two rules. What goes in is refused loudly: an encoder that writes NaN as null or bytes as base64 changes
-data in silence, so everything is looked at first and an error names the path. What comes out is never
-refused: an exception, whatever it holds, must not stop its outcome from being recorded.
+What goes in is refused loudly: an encoder that writes NaN as null or bytes as base64 changes data in
+silence, so everything is looked at first and an error names the path.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import linecache
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import isfinite
-from types import FrameType, TracebackType
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
+from pgqueue.error_text import one_line, safe_repr, safe_text, type_name
 from pgqueue.errors import InvalidArgs, InvalidJob
 
 MAX_ARGS_BYTES = 1_048_576
 """Bytes of UTF-8 that a job's args may take unless `max_args_bytes` says otherwise: 1 MiB."""
 MAX_DEPTH = 100
 """Levels of nesting that args may have."""
-MAX_TEXT = 10_000
-"""Characters that are kept of a message that a job brought up."""
-MAX_TRACEBACK = 16_000
-"""Characters that are kept of a traceback."""
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
 _SCALARS = frozenset({bool, type(None), datetime, date, time, timedelta, UUID})
-
-
-# Args to JSON text ------------------------------------------------------------------------------------
 
 
 def encode_args(
@@ -198,10 +187,10 @@ class _Look:
             try:
                 dumped = _dump(value)
             except Exception as failed:
-                raise _Refused(f"{_type_name(kind)} cannot be dumped: {one_line(failed)}", failed) from failed
+                raise _Refused(f"{type_name(kind)} cannot be dumped: {one_line(failed)}", failed) from failed
             self.at(dumped, depth)
         elif not _is_structured(kind) and not isinstance(value, UUID):
-            raise _Refused(f"a value of type {_type_name(kind)} cannot be stored as JSON")
+            raise _Refused(f"a value of type {type_name(kind)} cannot be stored as JSON")
 
     def text(self, value: str) -> None:
         self.budget -= len(value)
@@ -215,7 +204,7 @@ class _Look:
     def key(self, key: Any) -> None:
         if not isinstance(key, str):
             raise _Refused(
-                f"the key {safe_repr(key)} is of type {_type_name(type(key))}, keys have to be strings"
+                f"the key {safe_repr(key)} is of type {type_name(type(key))}, keys have to be strings"
             )
         try:
             self.text(key)
@@ -283,7 +272,7 @@ def read_hook(kind: Any, value: Any) -> Any:
     if kind is object:
         return value
     if (model := _pydantic()) is None or not isinstance(kind, type) or not issubclass(kind, model):
-        raise ValueError(f"a {_type_name(kind)} cannot be read from JSON")
+        raise ValueError(f"a {type_name(kind)} cannot be read from JSON")
     try:
         # from JSON and not from values: a strict model takes a datetime or bytes from JSON text alone
         return kind.model_validate_json(msgspec.json.encode(value))  # type: ignore[attr-defined]
@@ -299,156 +288,3 @@ def _pydantic_told(error: Any) -> str:
         return "; ".join(told) + (f"; and {len(parts) - 3} more" if len(parts) > 3 else "")
     except (AttributeError, KeyError, TypeError):
         return one_line(error)
-
-
-# Text out of a job ------------------------------------------------------------------------------------
-
-
-def safe_text(value: object, limit: int = MAX_TEXT) -> str:
-    """`str(value)` as text that PostgreSQL can store, at most about `limit` characters. Never raises.
-
-    NUL and lone surrogates are written as escapes; what is too long loses its middle, and says so.
-
-    >>> safe_text("a" + chr(0) + "b")
-    'a\\\\x00b'
-    >>> len(safe_text("x" * 1_000_000, limit=200)) < 260
-    True
-    """
-    return _clean(_contained(str, value), limit)
-
-
-def safe_repr(value: object, limit: int = 80) -> str:
-    """`repr(value)` under the same rules, for messages that show what was given."""
-    return _clean(_contained(repr, value), limit)
-
-
-def one_line(value: object, limit: int = 300) -> str:
-    """`safe_text` with its lines joined: an error's message inside another one."""
-    return " ".join(safe_text(value, limit).split())
-
-
-def _contained(read: Any, value: object) -> str:
-    try:
-        text = read(value)
-        # An instance of a subclass of str could override what is called on it from here on.
-        return text if type(text) is str else str.__str__(text)
-    except BaseException as failed:  # noqa: BLE001
-        # Hazard: a __str__ that raises SystemExit, KeyboardInterrupt or CancelledError would end the worker
-        # or its slot while it records an outcome. None of them can be meant for us: nothing is awaited
-        # here, and the worker's own signal handlers raise nothing.
-        return f"<{_type_name(type(value))}, whose text raised {_type_name(type(failed))}>"
-
-
-def _type_name(kind: type) -> str:
-    try:
-        module, name = type.__getattribute__(kind, "__module__"), type.__getattribute__(kind, "__qualname__")
-        return _clean(f"{name}" if module == "builtins" else f"{module}.{name}", 200)
-    except BaseException:  # noqa: BLE001 - a metaclass may answer anything; see _contained
-        return "a type without a name"
-
-
-def _clean(text: str, limit: int) -> str:
-    if len(text) > limit < 1_000:
-        text = text[:limit] + "…"
-    elif len(text) > limit:
-        head, tail = limit * 2 // 3, limit - limit * 2 // 3
-        text = f"{text[:head]} [… {len(text) - limit:,} characters left out …] {text[len(text) - tail :]}"
-    if "\0" in text:
-        text = text.replace("\0", "\\x00")
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorText:
-    """An exception as text: its type's qualified name, its message, its traceback, and its fingerprint.
-
-    The fingerprint is equal for errors of one type that came from the same functions, whatever the
-    message and the line numbers: 16 hexadecimal digits to group failures by.
-    """
-
-    type: str
-    message: str
-    traceback: str
-    fingerprint: str
-
-
-def describe_error(error: BaseException) -> ErrorText:
-    """What is stored of a failed attempt. Never raises, and is bounded in time and size.
-
-    Tracebacks hold no local variables: these hold payloads and secrets.
-
-    >>> describe_error(ValueError("no such card")).message
-    'no such card'
-    """
-    try:
-        frames = list(_frames(error.__traceback__))
-        text = "".join(_chain(error))
-        places = [f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}" for frame, _ in frames[-5:]]
-    except BaseException as failed:  # noqa: BLE001 - an exception class may override anything; see _contained
-        text = f"the traceback could not be written: {_type_name(type(failed))}\n"
-        places = []
-    name = _type_name(type(error))
-    digest = hashlib.sha256("\n".join([name, *places]).encode("utf-8", "backslashreplace"))
-    return ErrorText(name, safe_text(error), _clean(text, MAX_TRACEBACK), digest.hexdigest()[:16])
-
-
-_CHAIN, _GROUP, _HEAD, _TAIL = 8, 5, 5, 25
-
-
-def _chain(error: BaseException, seen: set[int] | None = None, indent: str = "") -> Iterator[str]:
-    """The error after its causes, oldest first as Python prints them; cycles and long chains are cut."""
-    seen = set() if seen is None else seen
-    links: list[tuple[BaseException, str]] = []
-    current: BaseException | None = error
-    told = ""
-    while current is not None and id(current) not in seen and len(links) < _CHAIN:
-        seen.add(id(current))
-        links.append((current, told))
-        if current.__cause__ is not None:
-            current, told = current.__cause__, "The above exception was the direct cause of the following:"
-        elif not current.__suppress_context__:
-            current, told = current.__context__, "During the handling of the above exception came:"
-        else:
-            current = None
-    if current is not None:
-        yield f"{indent}… earlier causes left out …\n\n"
-    for link, reason in reversed(links):
-        yield from _one(link, seen, indent)
-        if reason:
-            yield f"\n{indent}{reason}\n\n"
-
-
-def _one(error: BaseException, seen: set[int], indent: str) -> Iterator[str]:
-    frames = list(_frames(error.__traceback__))
-    if frames:
-        yield f"{indent}Traceback (most recent call last):\n"
-    for index, (frame, line) in enumerate(frames):
-        if _HEAD <= index < len(frames) - _TAIL:
-            if index == _HEAD:
-                yield f"{indent}  … {len(frames) - _HEAD - _TAIL:,} frames left out …\n"
-            continue
-        code = frame.f_code
-        yield f'{indent}  File "{code.co_filename}", line {line}, in {code.co_qualname}\n'
-        if source := linecache.getline(code.co_filename, line).strip():
-            yield f"{indent}    {source[:200]}\n"
-    message = safe_text(error, 2_000)
-    yield f"{indent}{_type_name(type(error))}{': ' if message else ''}{message}\n"
-    notes = getattr(error, "__notes__", None)
-    for note in notes[:_GROUP] if isinstance(notes, list) else ():
-        yield f"{indent}{safe_text(note, 500)}\n"
-    if isinstance(error, BaseExceptionGroup) and len(indent) < 8:
-        for part in error.exceptions[:_GROUP]:
-            yield from _chain(part, seen, indent + "  | ")
-        if len(error.exceptions) > _GROUP:
-            yield f"{indent}  | … {len(error.exceptions) - _GROUP:,} exceptions more …\n"
-
-
-def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
-    """The frames from the outermost to where it was raised, without the worker's own at the outer end."""
-    outer = True
-    while traceback is not None:
-        frame = traceback.tb_frame
-        outer = outer and str(frame.f_globals.get("__name__")).startswith("pgqueue.worker")
-        if not outer:
-            yield frame, traceback.tb_lineno
-        traceback = traceback.tb_next

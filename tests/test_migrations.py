@@ -387,6 +387,15 @@ def test_a_downgrade_takes_all_of_it_away(empty: str) -> None:
     assert migrate.upgrade(empty) == ("0001",)
 
 
+def test_a_downgrade_gives_up_on_a_table_that_is_held(empty: str) -> None:
+    migrate.upgrade(empty)
+    with psycopg.connect(empty) as holder:
+        holder.execute("select count(*) from pgqueue.ready_jobs")
+        with pytest.raises(DatabaseUnavailable, match="a lock was not free"):
+            migrate.downgrade(empty, lock_timeout=0.05)
+    assert migrate.check(empty).state == "current"
+
+
 # Status and check -----------------------------------------------------------------------------------
 
 

@@ -845,6 +845,7 @@ create function pgqueue.promote(max_jobs integer)
 returns integer language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
@@ -951,8 +952,10 @@ begin
     if record.server_started_at is distinct from pg_postmaster_start_time()
        or cardinality(pgqueue.writers('scheduled_jobs', record.lockers)) = 0
     then
-        mark := coalesce(record.proven_run_at, '-infinity');
+        -- after another start the mark begins anew: the clock of a promoted standby may be behind the old one's
+        mark := '-infinity';
         if record.server_started_at = pg_postmaster_start_time() then
+            mark := coalesce(record.proven_run_at, mark);
             mark := greatest(mark, least(record.next_run_at, coalesce(
                 (select s.run_at from pgqueue.scheduled_jobs as s where s.run_at >= mark order by s.run_at limit 1),
                 record.next_run_at)));
@@ -979,7 +982,7 @@ comment on function pgqueue.prove_floors() is
 -- crash never uses up the last attempt by itself, for it may be another job's fault; after 3 crashes it is dead.
 create function pgqueue.rescue(worker_id bigint, started bigint[] default null)
 returns integer language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off
+set search_path = pg_catalog, pg_temp set jit = off set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
@@ -1053,7 +1056,7 @@ comment on function pgqueue.rescue(bigint, bigint[]) is
 -- completions behind it). Index: unique_keys_expiry.
 create function pgqueue.retain()
 returns integer language plpgsql security definer
-set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '1s' set enable_tidscan = on
 as $$
 declare
     parent text;
@@ -1205,6 +1208,7 @@ create function pgqueue.claim(
 language plpgsql security definer rows 100
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
@@ -1254,7 +1258,15 @@ begin
         get diagnostics taken = row_count;
         room := room - taken;
         if taken = wanted and taken > 0 then
-            perform pgqueue.notify_sleepers(claim.queues[i], 1);  -- there may be more: one more worker looks
+            -- There may be more: one more worker looks, the next by id. Not the latest to fall asleep, as elsewhere:
+            -- that is this one, which stays a sleeper until it has been busy for a while, or the one that woke it.
+            perform pg_notify('pgqueue_' || s.worker_id, '')
+               from (select n.worker_id from pgqueue.sleepers as n
+                      where n.queue = claim.queues[i] and n.worker_id <> claim.worker_id
+                        and n.slept_at > clock_timestamp() - interval '25 seconds'
+                      order by n.worker_id < claim.worker_id, n.worker_id
+                      limit 1) as s
+              where current_setting('pgqueue.notify', true) is distinct from 'off';
         end if;
     end loop;
 end $$;
@@ -1291,6 +1303,7 @@ create function pgqueue.complete(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
@@ -1334,14 +1347,16 @@ create function pgqueue.fail(failures jsonb)
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
-    -- a look-up by id, not a join: see complete
+    -- a look-up by id and lease, not a join: see complete
     failure_of constant jsonb := coalesce(
-        (select jsonb_object_agg(f.failure ->> 'id', f.failure) from jsonb_array_elements(failures) as f (failure)), '{}');
+        (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
+           from jsonb_array_elements(failures) as f (failure)), '{}');
 begin
     with gone as (
         delete from pgqueue.running_jobs as r
@@ -1351,7 +1366,7 @@ begin
                                    where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
-                  failure_of -> r.id::text as failure
+                  failure_of -> concat(r.id, ' ', r.lease) as failure
     ), ended as (
         select g.*, coalesce(g.failure ->> 'error', 'unknown') as error, coalesce(g.failure ->> 'message', '') as message,
                g.failure ->> 'traceback' as traceback, g.failure ->> 'fingerprint' as fingerprint,
@@ -1478,6 +1493,7 @@ create function pgqueue.release(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
@@ -1525,9 +1541,11 @@ begin
     insert into pgqueue.sleepers (queue, worker_id, slept_at)
     select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
     on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
+    delete from pgqueue.sleepers as s
+     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues);
 end $$;
 comment on function pgqueue.fall_asleep(bigint, text[]) is
-'Registers a worker as asleep: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
+'Registers a worker as asleep for these queues and no others: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
 
 -- (2) and (3). Called by workers and upkeep. `among`: only these; null: all. Locks: none.
 create function pgqueue.writers(relation text, among text[] default null)
@@ -1541,7 +1559,9 @@ begin
            and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
            and l.relation = ('pgqueue.' || writers.relation)::regclass
            and l.pid is distinct from pg_backend_pid()
-           and (writers.among is null or l.virtualtransaction = any (writers.among)));
+           -- A prepared transaction that the server has recovered is called -1/xid, whatever it was called before; after
+           -- a crash of one backend that happens without a new start time. So it counts among any.
+           and (writers.among is null or l.virtualtransaction = any (writers.among) or l.virtualtransaction like '-1/%'));
 end $$;
 comment on function pgqueue.writers(text, text[]) is
 'The virtual transactions, prepared ones included, that hold a lock for writing on a table of pgqueue.';
@@ -1565,11 +1585,15 @@ create function pgqueue.snooze(ids bigint[], leases bigint[], delays double prec
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
     accepted bigint[];
-    delay_of constant jsonb := jsonb_object(ids::text[], delays::text[]);  -- a look-up, not a join: see complete
+    -- a look-up by id and lease, not a join: see complete
+    delay_of constant jsonb := jsonb_object(
+        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
+        delays::text[]);
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
@@ -1578,7 +1602,7 @@ begin
               cross join lateral (select h.ctid from pgqueue.running_jobs as h
                                    where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
-                  r.unique_key, r.options, (delay_of ->> r.id::text)::double precision as delay
+                  r.unique_key, r.options, (delay_of ->> concat(r.id, ' ', r.lease))::double precision as delay
     ), put_off as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)

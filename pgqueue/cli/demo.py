@@ -50,9 +50,8 @@ def demo(orders: int, seed: int | None, keep: bool) -> int:
         from pgqueue import migrate
 
         migrate.upgrade(dsn, tell=note)
-        return (
-            0 if scene.run(dsn, lines=orders, seed=random.randrange(10_000) if seed is None else seed) else 1
-        )
+        chosen = random.randrange(10_000) if seed is None else seed
+        return 0 if scene.run(dsn, lines=orders, seed=chosen) else 1
 
 
 def find_examples() -> Path:
@@ -69,16 +68,17 @@ def find_examples() -> Path:
 @contextlib.contextmanager
 def database(configured: str | None, *, keep: bool) -> Iterator[str]:
     """The DSN of a new database, on the configured server or on one that is started here."""
+    from psycopg.conninfo import make_conninfo
+
     with contextlib.ExitStack() as stack:
         server = configured or _start_server(stack, keep=keep)
         name = _create(server)
+        dsn = make_conninfo(server, dbname=name)
         if keep:
-            stack.callback(note, _how_to_look(name, configured))
+            stack.callback(note, f"kept the database {name}" if configured else _how_to_look(dsn))
         elif configured:  # one that was started here goes as a whole
             stack.callback(_drop, server, name)
-        from psycopg.conninfo import make_conninfo
-
-        yield make_conninfo(server, dbname=name)
+        yield dsn
 
 
 def _start_server(stack: contextlib.ExitStack, *, keep: bool) -> str:
@@ -119,7 +119,5 @@ def _drop(server: str, name: str) -> None:
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
-def _how_to_look(name: str, configured: str | None) -> str:
-    if configured:
-        return f"kept the database {name} on the configured server"
-    return f"kept the database {name}; to look at it: pgqueue dev --data-dir {KEPT}, and psql to its DSN with that name"
+def _how_to_look(dsn: str) -> str:
+    return f"kept the database: pgqueue dev --data-dir {KEPT}, then psql '{dsn}'"

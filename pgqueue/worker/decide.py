@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from pgqueue.encoding import ErrorText, describe_error
+from pgqueue.error_text import ErrorText, describe_error
 from pgqueue.errors import InvalidOption
 from pgqueue.job import MAX_DELAY, ClaimedJob, Fail, Retry, Snooze
 from pgqueue.retry import DEFAULT_RETRY, RetryPolicy, from_json

@@ -11,7 +11,7 @@ import structlog
 
 from pgqueue.calls import Call
 from pgqueue.drivers import run, translate
-from pgqueue.encoding import safe_text
+from pgqueue.error_text import safe_text
 from pgqueue.errors import DatabaseUnavailable, InvalidJob, PgqueueError
 
 T = TypeVar("T")

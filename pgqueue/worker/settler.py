@@ -14,7 +14,7 @@ import structlog
 
 from pgqueue import calls
 from pgqueue.calls import Call
-from pgqueue.encoding import ErrorText, safe_text
+from pgqueue.error_text import ErrorText, safe_text
 from pgqueue.errors import InvalidJob
 from pgqueue.job import ClaimedJob
 from pgqueue.worker.decide import Completed, Ending, Failed, Released, Snoozed
@@ -91,7 +91,7 @@ class Settler:
             await self._end("fail", failures, calls.fail(_failures_json(failures)))
         except (psycopg.DataError, InvalidJob) as error:
             # Hazard: nothing in an error's text may stop the failure from being recorded. The texts are
-            # safe already (encoding.describe_error); whatever the server still refuses goes without them.
+            # safe already (error_text.describe_error); whatever the server still refuses goes without them.
             log.error("settle.refused", ending="fail", jobs=len(failures), error=safe_text(error, 500))
             bare = ErrorText("pgqueue.Unrecordable", "the error's text was refused by the server", "", "")
             failures = [(job, cell, replace(ending, error=bare)) for job, cell, ending in failures]

@@ -23,7 +23,7 @@ import structlog
 
 from pgqueue import calls
 from pgqueue.drivers import run, translate
-from pgqueue.encoding import safe_text
+from pgqueue.error_text import safe_text
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
@@ -124,8 +124,10 @@ class Supervisor:
         self._stops += 1
         self._stopping.set()
         log.info("worker.stopping", how=("drain", "cancel and release", "kill")[min(self._stops, 3) - 1])
+        # Three different ones: two signals of one kind that come close together arrive as one.
+        signum = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)[min(self._stops, 3) - 1]
         for child in self._children.values():
-            _signal(child, signal.SIGTERM if self._stops < 3 else signal.SIGKILL)
+            _signal(child, signum)
 
     # Children
 

@@ -20,7 +20,8 @@ from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from pgqueue.app import App, Bulk
+from pgqueue.app import App
+from pgqueue.bulk import Bulk
 from pgqueue.calls import Call
 from pgqueue.drivers import run
 from pgqueue.job import Job

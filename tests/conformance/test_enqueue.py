@@ -293,7 +293,7 @@ def test_an_empty_bulk_is_an_empty_list(kind: Kind, app: App) -> None:
 def test_a_bulk_of_several_statements_is_one_transaction(
     kind: Kind, task: AnyTask, app: App, observer: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgqueue.app.BATCH_ITEMS", 40)
+    monkeypatch.setattr("pgqueue.bulk.BATCH_ITEMS", 40)
     kind.begin()
     jobs = kind.enqueue_many(app, [task.item(n=n, text="ä" * 1_000) for n in range(100)])
     assert seen(observer, task) == []

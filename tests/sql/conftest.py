@@ -70,10 +70,19 @@ def connect(database: str) -> Iterator[Connect]:
             connection.close()
 
 
+@pytest.fixture(scope="package")
+def warm(shared: str) -> Iterator[psycopg.Connection]:
+    """A session that many tests use in turn: to plan every function anew costs more than most tests."""
+    with open_session(shared) as connection:
+        yield connection
+
+
 @pytest.fixture
-def connection(connect: Connect) -> psycopg.Connection:
-    """A session of the test's database, in autocommit."""
-    return connect()
+def connection(database: str, warm: psycopg.Connection) -> Iterator[psycopg.Connection]:  # noqa: ARG001 - emptied
+    """A session of the test's database, in autocommit, as if it were new."""
+    yield warm
+    warm.rollback()
+    warm.execute("select pg_advisory_unlock_all(); reset all; unlisten *")
 
 
 @pytest.fixture

@@ -116,6 +116,27 @@ def test_a_job_named_twice_in_a_batch_ends_once(
     assert count(connection, "job_failures") == (ending == "fail")
 
 
+@pytest.mark.parametrize("late_first", [True, False])
+def test_a_late_ending_beside_the_right_one_of_the_same_job_has_no_say(
+    connection: psycopg.Connection, worker: int, late_first: bool
+) -> None:
+    jobs = [claimed(connection, worker), claimed(connection, worker)]
+    wrong = [{"id": job.id, "lease": job.lease + 1, "delay": None, "error": "late"} for job in jobs]
+    right = [{"id": job.id, "lease": job.lease, "delay": 60, "error": "right"} for job in jobs]
+    failures = [*wrong, *right] if late_first else [*right, *wrong]
+    assert len(call(connection, "fail", failures=Jsonb(failures))) == 2
+    assert {row["error"] for row in rows(connection, "job_failures")} == {"right"}
+    assert count(connection, "scheduled_jobs") == 2
+
+    job = claimed(connection, worker)
+    leases, delays = [job.lease + 1, job.lease], [7200.0, 60.0]
+    order = slice(None) if late_first else slice(None, None, -1)
+    before = scalar(connection, "select clock_timestamp()")
+    arguments = {"ids": [job.id] * 2, "leases": leases[order], "delays": delays[order]}
+    assert call(connection, "snooze", **arguments) == [job.id]
+    assert row_of(connection, job.id)["run_at"] < before + timedelta(hours=1)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_nothing_to_end_is_no_error(connection: psycopg.Connection, worker: int, ending: str) -> None:
     job = claimed(connection, worker)

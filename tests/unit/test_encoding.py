@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgqueue.encoding import (
+from pgqueue.encoding import encode_args
+from pgqueue.error_text import (
     MAX_TEXT,
     MAX_TRACEBACK,
     describe_error,
-    encode_args,
     one_line,
     safe_repr,
     safe_text,

@@ -34,7 +34,21 @@ def test_the_public_names_are_these() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["job", "calls", "encoding", "retry", "settings", "context", "task", "app"]
+    "module",
+    [
+        "job",
+        "calls",
+        "encoding",
+        "error_text",
+        "retry",
+        "settings",
+        "context",
+        "options",
+        "parameters",
+        "task",
+        "bulk",
+        "app",
+    ],
 )
 def test_the_examples_run(module: str) -> None:
     tested = importlib.import_module(f"pgqueue.{module}")

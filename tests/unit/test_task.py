@@ -24,7 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import pgqueue
-import pgqueue.app
+import pgqueue.bulk
+import pgqueue.pools
 from pgqueue import App, Context, Custom, Exponential, Fixed
 from pgqueue.calls import Call
 from pgqueue.context import add_job, current_job
@@ -633,7 +634,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr(pgqueue.app, "run", server.run)
+    monkeypatch.setattr(pgqueue.bulk, "run", server.run)
     return server
 
 
@@ -778,7 +779,7 @@ def test_pools_are_not_carried_over_a_fork(app: App, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "getpid", lambda: -1)
     own._after_fork()
     assert own._pool is None
-    assert any(pool is kept for kept, _ in pgqueue.app._parents)
+    assert any(pool is kept for kept, _ in pgqueue.pools._parents)
 
 
 def test_texts_for_people(app: App) -> None:

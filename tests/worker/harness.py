@@ -189,7 +189,8 @@ class Rows:
     def bring_forward(self, id: int) -> None:
         """Makes a scheduled job due: the row is moved, not the clock."""
         moved = self.connection.execute(
-            "update pgqueue.scheduled_jobs set run_at = clock_timestamp() + interval '20 ms' where id = %s", [id]
+            "update pgqueue.scheduled_jobs set run_at = clock_timestamp() + interval '20 ms' where id = %s",
+            [id],
         )
         assert moved.rowcount == 1, f"job {id} is not scheduled"
 
@@ -248,7 +249,8 @@ class Worker:
             return [
                 line
                 for line in self.log
-                if line.get("event") == event and all(line.get(name) == value for name, value in fields.items())
+                if line.get("event") == event
+                and all(line.get(name) == value for name, value in fields.items())
             ]
 
     def wait_for(self, event: str, *, count: int = 1, timeout: float = PATIENCE, **fields: Any) -> list[Row]:
@@ -259,9 +261,7 @@ class Worker:
                 left = deadline - time.monotonic()
                 if left <= 0 or self._ended:
                     why = "the worker has ended" if self._ended else f"waited {timeout:g} s"
-                    raise AssertionError(
-                        f"{why}: {len(found)} of {count} × {event} {fields}\n{self.told()}"
-                    )
+                    raise AssertionError(f"{why}: {len(found)} of {count} × {event} {fields}\n{self.told()}")
                 self._heard.wait(left)
         return found
 
@@ -272,7 +272,9 @@ class Worker:
 
     def children(self) -> dict[int, int]:
         """Worker id: process id, of the children that have started and are alive."""
-        return {line["worker"]: line["pid"] for line in self.events("worker.started") if is_alive(line["pid"])}
+        return {
+            line["worker"]: line["pid"] for line in self.events("worker.started") if is_alive(line["pid"])
+        }
 
     def send(self, signum: int) -> None:
         """Sends a signal to the supervisor."""

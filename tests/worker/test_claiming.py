@@ -58,7 +58,8 @@ def test_a_queue_limited_to_one_serves_by_priority_then_by_age(running: Service)
     priorities = [5, 9, 0, 5, 3, 0, 9, 3]
     with connection.transaction():
         jobs = [
-            tasks.quick.using(queue="line", priority=priority).enqueue(connection).id for priority in priorities
+            tasks.quick.using(queue="line", priority=priority).enqueue(connection).id
+            for priority in priorities
         ]
 
     running.rows.wait_for("completed", *jobs)

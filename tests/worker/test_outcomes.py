@@ -58,7 +58,11 @@ def test_a_handler_is_told_all_about_its_job(
     task: Task[..., object], connection: psycopg.Connection, history: History, rows: Rows
 ) -> None:
     chosen = task.using(
-        queue="mail", priority=3, max_attempts=7, tags=["eu", "vip"], metadata={"trace": "abc", "deep": {"n": 1}}
+        queue="mail",
+        priority=3,
+        max_attempts=7,
+        tags=["eu", "vip"],
+        metadata={"trace": "abc", "deep": {"n": 1}},
     )
     job = chosen.enqueue(connection, user_id=2**60 + 1)
 
@@ -149,7 +153,9 @@ def test_retry_after_decides_the_wait_against_the_policy(
     assert (failure["error"], failure["message"]) == ("pgqueue.job.Retry", "rate limited")
 
 
-def test_retry_without_an_attempt_left_makes_a_dead_letter(connection: psycopg.Connection, rows: Rows) -> None:
+def test_retry_without_an_attempt_left_makes_a_dead_letter(
+    connection: psycopg.Connection, rows: Rows
+) -> None:
     job = tasks.asks_again.using(max_attempts=2).enqueue(connection, times=9)
 
     letter = rows.letter(job.id)
@@ -162,7 +168,9 @@ def test_a_job_may_bring_a_policy_of_its_own(
     job = tasks.fails.using(retry=tasks.Fixed(3600, attempts=2)).enqueue(connection)
 
     rows.wait_for("scheduled", job.id)
-    assert rows.value("select extract(epoch from run_at - now()) > 3000 from pgqueue.scheduled_jobs where id = %s", job.id)
+    assert rows.value(
+        "select extract(epoch from run_at - now()) > 3000 from pgqueue.scheduled_jobs where id = %s", job.id
+    )
     rows.bring_forward(job.id)
     assert rows.letter(job.id)["attempt"] == 2
     assert len(history.entries("start", job.id)) == 2

@@ -79,7 +79,9 @@ def test_an_exception_rolls_all_back_and_is_recorded(task: AnyTask, running: Ser
 
 @pytest.mark.parametrize("task", KINDS[:2], ids=lambda task: task.name)
 @pytest.mark.parametrize("then", ["commit", "rollback"])
-def test_a_connection_refuses_to_commit_or_roll_back_inside(task: AnyTask, then: str, running: Service) -> None:
+def test_a_connection_refuses_to_commit_or_roll_back_inside(
+    task: AnyTask, then: str, running: Service
+) -> None:
     rows = running.rows
     before = children(rows)
     job = task.enqueue(rows.connection, then=then)

@@ -100,9 +100,7 @@ async def write_session(
 
 
 @transactional
-def write_session_sync(
-    ctx: pgqueue.Context[Session], then: str = "return", gate: str | None = None
-) -> None:
+def write_session_sync(ctx: pgqueue.Context[Session], then: str = "return", gate: str | None = None) -> None:
     note(ctx, "start")
     ctx.connection.execute(INSERT_NAMED, {"job": ctx.id})
     follow_up.enqueue(ctx.connection)

@@ -7,7 +7,7 @@
 -- crash never uses up the last attempt by itself, for it may be another job's fault; after 3 crashes it is dead.
 create function pgqueue.rescue(worker_id bigint, started bigint[] default null)
 returns integer language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off
+set search_path = pg_catalog, pg_temp set jit = off set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare

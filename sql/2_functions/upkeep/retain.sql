@@ -4,7 +4,7 @@
 -- completions behind it). Index: unique_keys_expiry.
 create function pgqueue.retain()
 returns integer language plpgsql security definer
-set search_path = pg_catalog, pg_temp set lock_timeout = '1s'
+set search_path = pg_catalog, pg_temp set lock_timeout = '1s' set enable_tidscan = on
 as $$
 declare
     parent text;

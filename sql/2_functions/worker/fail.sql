@@ -5,14 +5,16 @@ create function pgqueue.fail(failures jsonb)
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
-    -- a look-up by id, not a join: see complete
+    -- a look-up by id and lease, not a join: see complete
     failure_of constant jsonb := coalesce(
-        (select jsonb_object_agg(f.failure ->> 'id', f.failure) from jsonb_array_elements(failures) as f (failure)), '{}');
+        (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
+           from jsonb_array_elements(failures) as f (failure)), '{}');
 begin
     with gone as (
         delete from pgqueue.running_jobs as r
@@ -22,7 +24,7 @@ begin
                                    where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
-                  failure_of -> r.id::text as failure
+                  failure_of -> concat(r.id, ' ', r.lease) as failure
     ), ended as (
         select g.*, coalesce(g.failure ->> 'error', 'unknown') as error, coalesce(g.failure ->> 'message', '') as message,
                g.failure ->> 'traceback' as traceback, g.failure ->> 'fingerprint' as fingerprint,

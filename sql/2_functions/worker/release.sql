@@ -5,6 +5,7 @@ create function pgqueue.release(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare

@@ -5,11 +5,15 @@ create function pgqueue.snooze(ids bigint[], leases bigint[], delays double prec
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
     accepted bigint[];
-    delay_of constant jsonb := jsonb_object(ids::text[], delays::text[]);  -- a look-up, not a join: see complete
+    -- a look-up by id and lease, not a join: see complete
+    delay_of constant jsonb := jsonb_object(
+        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
+        delays::text[]);
 begin
     with ended as (
         delete from pgqueue.running_jobs as r
@@ -18,7 +22,7 @@ begin
               cross join lateral (select h.ctid from pgqueue.running_jobs as h
                                    where h.id = e.id and h.lease = e.lease limit 1) as held))
         returning r.id, r.created_at, r.lane, r.attempt, r.max_attempts, r.crashes, r.queue, r.task, r.args,
-                  r.unique_key, r.options, (delay_of ->> r.id::text)::double precision as delay
+                  r.unique_key, r.options, (delay_of ->> concat(r.id, ' ', r.lease))::double precision as delay
     ), put_off as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)

@@ -1,0 +1,132 @@
+"""Many jobs at once: checked before any is sent, and sent in calls of a bounded size."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, overload
+
+from pgqueue import calls
+from pgqueue.context import Context
+from pgqueue.drivers import AsyncTarget, run
+from pgqueue.error_text import safe_repr
+from pgqueue.errors import InvalidOption, UnusableConnection
+from pgqueue.job import Job
+from pgqueue.pools import OwnConnections
+from pgqueue.task import Enqueueable, Item
+
+P = ParamSpec("P")
+
+BATCH_ITEMS = 5_000
+BATCH_CHARACTERS = 8 * 1024 * 1024
+"""Bounds of one call of a bulk: what the server parses at once stays a few dozen megabytes."""
+
+
+class Bulk:
+    """Jobs that are enqueued together at the end of a block. Made by `app.bulk(…)`."""
+
+    def __init__(self, own: OwnConnections, target: Any):
+        self._own = own
+        self._target = target
+        self._items: list[Item] = []
+        self.jobs: list[Job] = []
+        """After the block: the jobs, in the order of the calls of `enqueue`."""
+
+    @overload
+    def enqueue(
+        self,
+        task: Enqueueable[Callable[Concatenate[Context[Any], P], Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None: ...
+    @overload
+    def enqueue(self, task: Enqueueable[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
+    def enqueue(self, task: Enqueueable[Any], /, *args: Any, **kwargs: Any) -> None:
+        """Adds one job, checked now and enqueued at the end of the block. Raises `InvalidArgs`."""
+        self._items.append(task.item(*args, **kwargs))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        if self._target is None:
+            with self._own.transaction() as connection:
+                jobs: list[Job] = send_items(connection, self._items)
+            self.jobs = jobs  # only now are they committed
+            return
+        self.jobs = send_items(self._target, self._items, may_await=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            return
+        if self._target is None:
+            async with self._own.async_transaction() as connection:
+                jobs: list[Job] = await send_items(connection, self._items)
+            self.jobs = jobs  # only now are they committed
+            return
+        sent = send_items(self._target, self._items)
+        self.jobs = await sent if inspect.isawaitable(sent) else sent
+
+
+def check_items(items: Iterable[Item]) -> list[Item]:
+    """All of the items, before any of them is sent."""
+    if isinstance(items, str | bytes) or not isinstance(items, Iterable):
+        raise InvalidOption(f"items: expected items made by task.item(…), got {safe_repr(items)}")
+    checked = list(items)
+    for index, item in enumerate(checked):
+        if type(item) is not Item:
+            raise InvalidOption(f"items[{index}]: expected task.item(…), got {safe_repr(item)}")
+    return checked
+
+
+def send_items(target: Any, items: Sequence[Item], *, may_await: bool = True) -> Any:
+    """Runs the calls one after the other; a list, or an awaitable of it for an async target."""
+    batches = _batches(items)
+    # The kind of target shows in what the first call gives; an empty bulk makes one call as well.
+    first: Any = run(target, calls.enqueue_many(next(batches)))
+    if inspect.isawaitable(first):
+        if not may_await:
+            if inspect.iscoroutine(first):
+                first.close()
+            raise UnusableConnection("this connection is async: use `async with app.bulk(connection)`")
+        return _send_async(target, first, batches)
+    jobs: list[Job] = first
+    for batch in batches:
+        more: list[Job] = run(target, calls.enqueue_many(batch))
+        jobs += more
+    return jobs
+
+
+async def _send_async(target: AsyncTarget, first: Awaitable[list[Job]], batches: Iterator[str]) -> list[Job]:
+    jobs = await first
+    for batch in batches:
+        more: list[Job] = await run(target, calls.enqueue_many(batch))
+        jobs += more
+    return jobs
+
+
+def _batches(items: Sequence[Item]) -> Iterator[str]:
+    """JSON arrays of the items, each within the bounds of one call; at least one, if empty."""
+    batch: list[str] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) >= BATCH_ITEMS or size + len(item.json) > BATCH_CHARACTERS):
+            yield f"[{','.join(batch)}]"
+            batch, size = [], 0
+        batch.append(item.json)
+        size += len(item.json)
+    yield f"[{','.join(batch)}]"

@@ -1,0 +1,232 @@
+"""Processes that are killed, frozen or blocked with jobs in hand: what happens to the jobs, and how soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from tests.support import wait_until
+from tests.worker import tasks
+from tests.worker.conftest import StartWorker
+from tests.worker.harness import History, Rows, is_alive
+
+
+def seconds_until_gone(*pids: int) -> float:
+    """How long it takes until none of the processes is left."""
+    since = time.monotonic()
+    wait_until(lambda: not any(map(is_alive, pids)), message=f"the end of {pids}")
+    return time.monotonic() - since
+
+
+def wait_for_second_starts(history: History, *jobs: int) -> float:
+    """Waits until each of the jobs has started twice; returns when the last of them did."""
+    wait_until(
+        lambda: all(history.starts_by_job().get(id, 0) == 2 for id in jobs), 20, f"a second start of {jobs}"
+    )
+    return max(entry.at for entry in history.entries("start", *jobs))
+
+
+# A child --------------------------------------------------------------------------------------------------
+
+
+def test_the_jobs_of_a_killed_child_run_again_within_two_seconds(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    worker = start_worker("-c", "8", processes=2, lease=60)
+    jobs = [
+        task.enqueue(rows.connection).id
+        for _ in range(3)
+        for task in (tasks.hold_first, tasks.hold_first_sync)
+    ]
+    starts = history.wait_for("start", *jobs, count=6)
+    victim = starts[0].pid
+    lost = [entry.job for entry in starts if entry.pid == victim]
+    kept = [id for id in jobs if id not in lost]
+
+    killed_at = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    again = wait_for_second_starts(history, *lost) - killed_at
+    print(f"recovery: child killed, {again:.2f} s")
+    assert again < 2
+    history.open("hold")
+
+    assert {(row["attempt"], row["crashes"]) for row in rows.wait_for("completed", *lost)} == {(2, 1)}
+    assert {(row["attempt"], row["crashes"]) for row in rows.wait_for("completed", *kept)} <= {(1, 0)}
+    failures = rows.all("select job_id, error from pgqueue.job_failures order by job_id")
+    assert failures == [{"job_id": id, "error": "pgqueue.Crashed"} for id in sorted(lost)]
+    (died,) = worker.wait_for("worker.child_died")
+    assert (died["pid"], died["ended_by"]) == (victim, "signal SIGKILL")
+    worker.wait_for("worker.started", count=3)
+    assert len(worker.children()) == 2
+
+
+def test_what_a_killed_child_had_not_started_goes_back_untouched(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    worker = start_worker("-c", "2")
+    with rows.connection.transaction():
+        # fast jobs fill the worker's buffer, and slow ones are in it when the fast ones are done
+        fast = [tasks.quick.enqueue(rows.connection).id for _ in range(600)]
+        slow = [tasks.hold_first.enqueue(rows.connection).id for _ in range(60)]
+    begun = {entry.job for entry in history.wait_for("start", *slow, count=2)}
+    (pid,) = worker.children().values()
+
+    os.kill(pid, signal.SIGKILL)
+    (rescued,) = worker.wait_for("jobs.rescued")
+    assert rescued["jobs"] > rescued["started"] >= 2, "the buffer was empty: this test shows too little"
+    history.open("hold")
+
+    done = {row["id"]: (row["attempt"], row["crashes"]) for row in rows.wait_for("completed", *fast, *slow)}
+    starts = history.starts_by_job()
+    # a fast one may have ended and not been settled: it had started, and that is what counts
+    crashed = {id for id, _ in done.items() if starts[id] == 2}
+    assert begun <= crashed <= {*fast} | begun
+    assert len(crashed) == rescued["started"]
+    assert {id: ending for id, ending in done.items() if ending != (1, 0)} == dict.fromkeys(crashed, (2, 1))
+
+
+def test_a_frozen_childs_job_runs_elsewhere_and_its_own_outcome_comes_too_late(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    worker = start_worker("-c", "4", processes=2, lease=1.5, upkeep_interval=0.5)
+    job = tasks.hold_first.enqueue(rows.connection).id
+    (first,) = history.wait_for("start", job)
+
+    os.kill(first.pid, signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    try:
+        again = wait_for_second_starts(history, job) - frozen_at
+        print(f"recovery: child frozen, {again:.2f} s with a lease of 1.5 s")
+        assert 1 < again < 1.5 + 4
+        (row,) = rows.wait_for("completed", job)
+        assert (row["attempt"], row["crashes"]) == (2, 1)
+        history.open("hold")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+
+    seconds_until_gone(first.pid)  # the supervisor ends it as soon as it beats for it again
+    reports = [
+        *worker.events("lease.lost", job_id=job),
+        *worker.events("worker.declared_dead", pid=first.pid),
+        *worker.events(
+            "worker.declared_dead", worker=worker.wait_for("worker.started", pid=first.pid)[0]["worker"]
+        ),
+    ]
+    assert reports, "the late outcome was dropped without a word"
+    assert rows.job(job) == row
+    assert len(rows.all("select * from pgqueue.finished_jobs where id = %s", job)) == 1
+    worker.wait_for("worker.started", count=3)
+    assert len(worker.children()) == 2
+
+
+def test_a_handler_that_blocks_the_loop_or_holds_the_gil_keeps_its_lease(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    worker = start_worker("-c", "1", processes=2, lease=1, beat=0.2, upkeep_interval=0.4)
+    jobs = [
+        tasks.block_loop.enqueue(rows.connection, seconds=3).id,
+        tasks.hold_gil.enqueue(rows.connection, seconds=3).id,
+    ]
+
+    done = rows.wait_for("completed", *jobs)
+    assert len({entry.pid for entry in history.entries("start", *jobs)}) == 2, "each in a process of its own"
+    assert [(row["attempt"], row["crashes"]) for row in done] == [(1, 0)] * 2
+    assert history.starts_by_job() == dict.fromkeys(jobs, 1)
+    assert worker.events("lease.lost") + worker.events("worker.declared_dead") == []
+
+
+def test_a_job_that_kills_its_process_is_dead_after_three_crashes(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    worker = start_worker("-c", "2")
+    poison = tasks.kills_its_process.using(max_attempts=9).enqueue(rows.connection).id
+    innocents = [tasks.quick.enqueue(rows.connection).id for _ in range(50)]
+
+    letter = rows.letter(poison)
+    assert (letter["reason"], letter["crashes"], len(letter["errors"])) == ("crashed", 3, 3)
+    assert history.starts_by_job()[poison] == 3
+    rows.wait_for("completed", *innocents)
+    ends = [line["ended_by"] for line in worker.wait_for("worker.child_died", count=3)]
+    assert ends == ["exit code 78", "signal SIGKILL", "signal SIGSEGV"]
+    worker.wait_for("worker.started", count=4)
+
+
+# A supervisor ---------------------------------------------------------------------------------------------
+
+
+def test_a_killed_supervisor_takes_its_children_along_and_others_take_its_jobs(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    # a lease of a minute: only the session lock can tell so soon
+    worker = start_worker("-c", "4", processes=2, lease=60)
+    jobs = [tasks.hold_first.enqueue(rows.connection).id, tasks.hold_first_sync.enqueue(rows.connection).id]
+    history.wait_for("start", *jobs, count=2)
+    other = start_worker("-c", "4", lease=60)
+    children = worker.children().values()
+
+    killed_at = time.monotonic()
+    worker.send(signal.SIGKILL)
+    assert seconds_until_gone(*children) < 2
+    again = wait_for_second_starts(history, *jobs) - killed_at
+    print(f"recovery: whole worker killed, {again:.2f} s at 0.15 of the default times, by its session lock")
+    assert again < 8 * 0.6 / 4 + 2
+
+    assert {(row["attempt"], row["crashes"]) for row in rows.wait_for("completed", *jobs)} == {(2, 1)}
+    other.wait_for("jobs.rescued")
+    assert [row["id"] for row in rows.all("select id from pgqueue.workers")] == [*other.children()]
+
+
+def test_where_no_session_lock_tells_the_lease_does(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    options = {"lease": 2, "wake": "poll", "poll_interval": 0.1}
+    worker = start_worker("-c", "2", **options)
+    job = tasks.hold_first.enqueue(rows.connection).id
+    history.wait_for("start", job)
+    start_worker("-c", "2", **options)
+
+    killed_at = time.monotonic()
+    worker.kill()
+    again = wait_for_second_starts(history, job) - killed_at
+    print(f"recovery: whole worker killed, {again:.2f} s with a lease of 2 s, no session lock")
+    assert 2 - 0.6 < again < 2 + 3
+    (row,) = rows.wait_for("completed", job)
+    assert (row["attempt"], row["crashes"]) == (2, 1)
+
+
+def test_promotion_and_rescue_go_on_while_the_leader_is_frozen(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    leader = start_worker("-c", "4", lease=2)
+    jobs = [tasks.hold_first.enqueue(rows.connection).id for _ in range(2)]
+    history.wait_for("start", *jobs, count=2)
+    other = start_worker("-c", "4", lease=2)
+    leading = "select distinct w.pid from pgqueue.workers w join pgqueue.leadership using (supervisor_id)"
+    assert rows.value(leading) == leader.pid
+
+    leader.send(signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    try:
+        due = rows.enqueue("quick", delay=0.1)
+        (start,) = history.wait_for("start", due)
+        print(
+            f"recovery: leader frozen, promotion after {start.at - frozen_at:.2f} s at 0.15 of the default times"
+        )
+        assert start.at - frozen_at < 5 * 0.6 / 4 + 2
+        again = wait_for_second_starts(history, *jobs) - frozen_at
+        print(f"recovery: leader frozen, its jobs again after {again:.2f} s with a lease of 2 s")
+        assert 1 < again < 2 + 4
+        done = rows.wait_for("completed", *jobs)
+        assert {(row["attempt"], row["crashes"]) for row in done} == {(2, 1)}
+        assert rows.value(leading) == other.pid
+        # its child is alive, and what it says now comes too late
+        history.open("hold")
+        history.wait_for("end", *jobs, count=4)
+    finally:
+        leader.send(signal.SIGCONT)
+
+    leader.wait_for("worker.started", count=2)
+    assert [rows.job(id) for id in jobs] == done
+    late = leader.events("lease.lost") + leader.events("worker.declared_dead")
+    assert late, "the late outcomes were dropped without a word"
