@@ -187,16 +187,20 @@ def test_a_lost_row_and_a_lost_job_are_found_and_other_databases_are_left_alone(
 
 
 @on_linux
-def test_ctrl_c_stops_everything(folder: Path, start: Callable[..., Demo]) -> None:
-    demo = start()
+def test_ctrl_c_stops_the_workers_and_drops_the_database(
+    folder: Path, server: str, start: Callable[..., Demo]
+) -> None:
+    demo = start(PGQUEUE_DSN=server)
     demo.until("here come 500 orders")
     demo.process.send_signal(signal.SIGINT)
     code, table, progress = demo.finish()
     assert (code, table) == (130, "")
     assert progress.rstrip().endswith("error: interrupted")
     assert "Traceback" not in progress
-    assert list(folder.iterdir()) == []
     assert processes_in(folder) == []
+    with psycopg.connect(server) as connection:
+        left = connection.execute("select from pg_database where datname like 'pgqueue_demo_%'").fetchall()
+    assert left == []
 
 
 def test_a_role_that_may_not_create_a_database_is_told_so(server: str, start: Callable[..., Demo]) -> None:

@@ -173,23 +173,19 @@ def test_it_runs_the_jobs_of_an_app_and_ctrl_c_stops_worker_and_server(
     assert "Traceback" not in "".join(dev.said)
 
 
-def test_a_wrong_app_path_stops_the_server_as_well(folder: Path, start: Callable[..., Dev]) -> None:
-    dev = start("nowhere:app")
-    dev.until("there is no module 'nowhere'")
-    assert dev.process.wait(DEADLINE) == 2
-    assert servers(folder) == []
-
-
 def test_a_configured_database_on_this_machine_is_used_and_no_server_started(
     folder: Path, databases: Databases
 ) -> None:
     dsn = databases.create_empty()
     done = command("dev", "--data-dir", str(folder / "pg"), cwd=folder, DATABASE_URL=dsn)
     assert done.returncode == 0, done.stderr
-    assert command("db", "check", cwd=folder, DATABASE_URL=dsn).returncode == 0
-    databases.drop(dsn)
     assert "using the configured database (DATABASE_URL)" in done.stderr
     assert not (folder / "pg").exists()
+    assert command("db", "check", cwd=folder, DATABASE_URL=dsn).returncode == 0
+    wrong = command("dev", "nowhere:app", cwd=folder, DATABASE_URL=dsn)
+    assert wrong.returncode == 2
+    assert "there is no module 'nowhere'" in wrong.stderr
+    databases.drop(dsn)
 
 
 def test_a_configured_database_on_another_machine_is_refused(folder: Path) -> None:

@@ -67,7 +67,7 @@ def drive(connection: Connection, jobs: int) -> float:
     cursors, left, started = [0] * 20, jobs, time.perf_counter()
     while left:
         rows = cursor.execute(claim, (worker, cursors, random.getrandbits(63)), prepare=True).fetchall()
-        cursors[LANE] = max(cursors[LANE], *(row[4] + 1 for row in rows)) if rows else 0
+        cursors[LANE] = max((row[4] for row in rows), default=0) + 1
         ended = bigints(row[0] for row in rows), bigints(row[1] for row in rows)
         accepted = cursor.execute(complete, ended, prepare=True).fetchone()
         if not rows or accepted != (len(rows),):
@@ -89,15 +89,11 @@ def prototype(bench: Bench, jobs: int) -> float:
         set_json_loads(lambda text: text, connection)  # neither side decodes the args
         cursor = connection.cursor(binary=True)
         claim = "select * from q.claim('default', 7, %s, %s::bigint[])"
+        finish = "select q.finish(7, %s::text::bigint[])"
         cursors, done, started = [0] * 10, 0, time.perf_counter()
-        while rows := cursor.execute(
-            "select * from q.claim('default', 7, %s, %s)", (BATCH, cursors)
-        ).fetchall():
-            for row in rows:
-                cursors[row[5]] = max(cursors[row[5]], row[6] + 1)
-            cursor.execute(
-                "select q.finish(7, %s::text::bigint[])", (bigints(row[0] for row in rows),), prepare=True
-            )
+        while rows := cursor.execute(claim, (BATCH, cursors), prepare=True).fetchall():
+            cursors[0] = max(row[6] for row in rows) + 1
+            cursor.execute(finish, (bigints(row[0] for row in rows),), prepare=True)
             done += len(rows)
         if done != jobs:
             raise PgqueueError(f"the prototype finished {done} of {jobs} jobs")

@@ -32,7 +32,7 @@ def load_app(path: str) -> App:
                 "holds it, or install it"
             ) from error
         raise AppNotFound(_raised(path, error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that was meant to be run may exit when it is imported
         raise AppNotFound(_raised(path, error)) from error
     for name in attribute.split("."):
         if not hasattr(found, name):

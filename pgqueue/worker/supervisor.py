@@ -28,10 +28,10 @@ from pgqueue.errors import ConfigurationError, DatabaseUnavailable
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
 from pgqueue.worker.board import Board
-from pgqueue.worker.child import EXIT_CONFIGURATION, Orders
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
 from pgqueue.worker.listener import listen_works
+from pgqueue.worker.orders import EXIT_CONFIGURATION, Orders
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -160,20 +160,31 @@ class Supervisor:
 
     async def _start(self, number: int) -> ChildProcess:
         settings = self._settings
-        worker_id, _ = await self._beats.persist(
-            calls.register(
-                supervisor_id=self._id,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                version=__version__,
-                queues=self._queues,
-                concurrency=settings.concurrency,
-                lease=settings.lease,
-                session_lock=self._listens,
-            )
-        )
         board = Board.create(capacity(settings.concurrency))
         ready_in, ready_out = os.pipe()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pgqueue.worker.child",
+            stdin=asyncio.subprocess.PIPE,
+            pass_fds=(board.fd, ready_out),
+            start_new_session=True,  # a Ctrl-C in the terminal is for the supervisor, which tells the children
+        )
+        register = calls.register(
+            supervisor_id=self._id,
+            host=socket.gethostname(),
+            pid=process.pid,
+            version=__version__,
+            queues=self._queues,
+            concurrency=settings.concurrency,
+            lease=settings.lease,
+            session_lock=self._listens,
+        )
+        try:
+            worker_id, _ = await self._beats.persist(register)
+        except BaseException:
+            process.kill()  # it has no orders yet
+            raise
         orders = Orders(
             worker_id=worker_id,
             dsn=self._dsn,
@@ -188,14 +199,6 @@ class Supervisor:
             ready_fd=ready_out,
             log_format=settings.log_format,
             log_level=settings.log_level,
-        )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "pgqueue.worker.child",
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=(board.fd, ready_out),
-            start_new_session=True,  # a Ctrl-C in the terminal is for the supervisor, which tells the children
         )
         os.close(ready_out)
         child = ChildProcess(number, worker_id, process, board, _when_readable(ready_in))

@@ -9,6 +9,7 @@ Nothing here sleeps for a time in the hope that it is long enough: everything wa
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -97,7 +98,7 @@ class History:
         wait_until(
             lambda: len(self.entries(what, *jobs)) >= count,
             timeout,
-            f"{count} × {what!r} in the history of {jobs or 'all jobs'}",
+            f"{what!r} {count} times in the history of {jobs or 'all jobs'}",
         )
         return self.entries(what, *jobs)
 
@@ -132,6 +133,7 @@ class Rows:
     """What the database says, over a connection of its own in autocommit."""
 
     def __init__(self, dsn: str):
+        self.dsn = dsn
         self.connection = psycopg.connect(dsn, autocommit=True)
 
     def close(self) -> None:
@@ -218,13 +220,14 @@ class Worker:
         given = {f"PGQUEUE_{name.upper()}": str(value) for name, value in settings.items()}
         environment = _ENVIRONMENT | QUICK | given
         environment |= {"TESTS_WORKER_FOLDER": str(folder), "PYTHONPATH": str(REPOSITORY)}
+        environment["PYTHONUNBUFFERED"] = "1"  # as in most containers: a line of several writes is torn there
         if dsn is not None:
             environment["PGQUEUE_DSN"] = dsn
         self._heard = threading.Condition()
-        self._ended = False
         self.log: list[Row] = []
         self.noise: list[str] = []
         self.started_at = time.monotonic()
+        self.ended_at: float | None = None
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", _RUN, "worker", app, *arguments],
             cwd=cwd,
@@ -259,9 +262,11 @@ class Worker:
         with self._heard:
             while len(found := self.events(event, **fields)) < count:
                 left = deadline - time.monotonic()
-                if left <= 0 or self._ended:
-                    why = "the worker has ended" if self._ended else f"waited {timeout:g} s"
-                    raise AssertionError(f"{why}: {len(found)} of {count} × {event} {fields}\n{self.told()}")
+                if left <= 0 or self.ended_at is not None:
+                    why = "the worker has ended" if self.ended_at is not None else f"waited {timeout:g} s"
+                    raise AssertionError(
+                        f"{why}: {event} {fields} {len(found)} times of {count}\n{self.told()}"
+                    )
                 self._heard.wait(left)
         return found
 
@@ -329,8 +334,15 @@ class Worker:
                     self.noise.append(line.rstrip())
                 self._heard.notify_all()
         with self._heard:
-            self._ended = True
+            self.ended_at = time.monotonic()
             self._heard.notify_all()
+
+
+async def until(predicate: Callable[[], Any], timeout: float = PATIENCE) -> None:
+    """Waits inside an event loop until `predicate` is true; raises TimeoutError."""
+    async with asyncio.timeout(timeout):
+        while not predicate():  # noqa: ASYNC110 - what it looks at is not of this loop
+            await asyncio.sleep(0.005)
 
 
 def is_alive(pid: int) -> bool:

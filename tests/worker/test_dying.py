@@ -74,16 +74,15 @@ def test_what_a_killed_child_had_not_started_goes_back_untouched(
 
     os.kill(pid, signal.SIGKILL)
     (rescued,) = worker.wait_for("jobs.rescued")
-    assert rescued["jobs"] > rescued["started"] >= 2, "the buffer was empty: this test shows too little"
     history.open("hold")
 
     done = {row["id"]: (row["attempt"], row["crashes"]) for row in rows.wait_for("completed", *fast, *slow)}
     starts = history.starts_by_job()
+    crashed = {id for id in done if starts[id] == 2}
     # a fast one may have ended and not been settled: it had started, and that is what counts
-    crashed = {id for id, _ in done.items() if starts[id] == 2}
     assert begun <= crashed <= {*fast} | begun
-    assert len(crashed) == rescued["started"]
     assert {id: ending for id, ending in done.items() if ending != (1, 0)} == dict.fromkeys(crashed, (2, 1))
+    assert rescued["jobs"] > len(crashed), "the buffer was empty: this test shows too little"
 
 
 def test_a_frozen_childs_job_runs_elsewhere_and_its_own_outcome_comes_too_late(

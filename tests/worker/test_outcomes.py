@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -55,7 +56,7 @@ def _worker_goes_on(running: Service) -> Iterator[None]:
 
 @pytest.mark.parametrize("task", [tasks.describe, tasks.describe_sync], ids=lambda task: task.name)
 def test_a_handler_is_told_all_about_its_job(
-    task: Task[..., object], connection: psycopg.Connection, history: History, rows: Rows
+    task: Task[..., object], connection: psycopg.Connection, history: History
 ) -> None:
     chosen = task.using(
         queue="mail",
@@ -130,7 +131,7 @@ def test_a_failing_job_is_tried_again_after_its_backoff_and_dies_with_every_erro
     letter = rows.letter(job.id)
     starts = history.entries("start", job.id)
     assert [entry.attempt for entry in starts] == [1, 2, 3]
-    gaps = [later.at - earlier.at for earlier, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later.at - earlier.at for earlier, later in pairwise(starts)]
     assert all(wait <= gap for wait, gap in zip(waits, gaps, strict=True)), gaps
     assert (letter["reason"], letter["error"], letter["attempt"]) == ("exhausted", "ValueError", 3)
     assert [error["attempt"] for error in letter["errors"]] == [1, 2, 3]
@@ -219,7 +220,7 @@ def test_a_policy_that_answers_none_gives_up(
 
 @pytest.mark.parametrize("task", [tasks.hopeless, tasks.endless], ids=lambda task: task.name)
 def test_a_policy_that_breaks_cannot_stop_the_failure_from_being_recorded(
-    task: Task[..., object], connection: psycopg.Connection, history: History, rows: Rows
+    task: Task[..., object], connection: psycopg.Connection, rows: Rows
 ) -> None:
     job = task.enqueue(connection)
 
@@ -267,7 +268,7 @@ def test_a_type_whose_making_raises_makes_a_dead_letter_too(history: History, ro
 
 
 def test_a_job_of_an_unknown_task_waits_for_a_worker_that_knows_it(
-    database: str, tmp_path: object, start_worker: StartWorker
+    database: str, start_worker: StartWorker
 ) -> None:
     with contextlib.closing(Rows(database)) as rows:
         older = start_worker("-c", "2")

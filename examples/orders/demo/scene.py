@@ -179,18 +179,25 @@ class Scene:
         """Kills a child with `kill -9` while it has jobs in its hands."""
         await self._may_kill.wait()
         give_up_at = time.monotonic() + PATIENCE_SECONDS
-        while self._journal.killed is None and time.monotonic() < give_up_at and not await self._is_settled():
-            worker, pid = self._random.choice(list(self._workers.children.items()))
+        while time.monotonic() < give_up_at and not await self._is_settled():
+            children = list(self._workers.children.items())
+            self._random.shuffle(children)
+            for worker, pid in children:
+                if await self._kill_if_busy(worker, pid):
+                    return
+            await asyncio.sleep(0.02)
+
+    async def _kill_if_busy(self, worker: int, pid: int) -> bool:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             # Stopped first: what it holds can then be looked at without it going on.
             os.kill(pid, signal.SIGSTOP)
             jobs = await self._held_by(worker)
+            os.kill(pid, signal.SIGKILL if jobs else signal.SIGCONT)
             if jobs:
-                os.kill(pid, signal.SIGKILL)
                 self._journal.killed = Killed(pid, jobs)
                 self._screen.say(f"kill -9 {pid}: a worker process with {len(jobs)} jobs in hand", "bold red")
-            else:
-                os.kill(pid, signal.SIGCONT)
-                await asyncio.sleep(0.02)
+                return True
+        return False
 
     async def _held_by(self, worker: int) -> frozenset[int]:
         query = "select id from pgqueue_bi.jobs where state = 'running' and worker_id = %s"

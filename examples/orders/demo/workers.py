@@ -46,7 +46,13 @@ class Workers:
 
     async def __aenter__(self) -> Self:
         queues = ["-q", "payments:8", "-q", "default", "-q", "email"]
-        options = ["--processes", str(PROCESSES), "--log-format", "json", "--drain-limit", str(DRAIN_SECONDS)]
+        options = ["--processes", str(PROCESSES), "--drain-limit", str(DRAIN_SECONDS)]
+        options += [
+            "--log-format",
+            "json",
+            "--log-level",
+            "info",
+        ]  # whatever the environment says: it is read
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _COMMAND, "worker", "orders.tasks:app", *queues, *options),
             cwd=EXAMPLES,

@@ -7,14 +7,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import structlog
 from psycopg.pq import TransactionStatus
-from sqlalchemy import create_engine
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
 
 from pgqueue import calls
 from pgqueue.drivers import run
@@ -23,6 +20,9 @@ from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.link import KEEPALIVES
+
+if TYPE_CHECKING:
+    from pgqueue.worker.executors.sessions import Sessions
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -51,27 +51,24 @@ class Transactions:
         self._prepare = None if pooled else 5
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._idle_sync: list[psycopg.Connection[Any]] = []
-        # Not in autocommit: SQLAlchemy relies on psycopg to begin. Pre-ping: a connection that went stale while it was idle costs no attempt
-        pool: dict[str, Any] = {"pool_size": size, "max_overflow": 0, "pool_pre_ping": True}
-        self._engine = create_engine(
-            "postgresql+psycopg://", creator=partial(self._connect_sync, autocommit=False), **pool
-        )
-        self._async_engine = create_async_engine(
-            "postgresql+psycopg://", async_creator=partial(self._connect, autocommit=False), **pool
-        )
+        self._size = size
+        self._sessions: Sessions | None = None
 
     async def run(self, task: Task[..., Any], job: ClaimedJob, handler: Handler, context: Any) -> None:
         """Runs `handler` in a transaction of the kind that `task` asks for, and completes `job` in it."""
         async with self._slots:
             started = time.monotonic()
             try:
-                if task.connection_type is psycopg.AsyncConnection:
-                    await self._in_connection(job, handler)
-                elif task.connection_type is AsyncSession:
-                    await self._in_async_session(job, handler)
-                else:
-                    within = self._in_session if task.connection_type is Session else self._in_sync_connection
-                    await self._threads.run(context, partial(within, job, handler))
+                match task.is_async, task.connection_type:
+                    case True, psycopg.AsyncConnection:
+                        await self._in_connection(job, handler)
+                    case True, _:
+                        await self._sqlalchemy().in_async_session(job, handler)
+                    case _, psycopg.Connection:
+                        await self._threads.run(context, partial(self._in_sync_connection, job, handler))
+                    case _:
+                        within = self._sqlalchemy().in_session
+                        await self._threads.run(context, partial(within, job, handler))
             finally:
                 took = time.monotonic() - started
                 if took > LONG_SECONDS:
@@ -85,8 +82,8 @@ class Transactions:
             sync_connection.close()
         self._idle.clear()
         self._idle_sync.clear()
-        self._engine.dispose()
-        await self._async_engine.dispose()
+        if self._sessions is not None:
+            await self._sessions.close()
 
     # psycopg: `transaction()` makes a commit of the handler's own an error
 
@@ -95,7 +92,7 @@ class Transactions:
             connection = await self._begin(stack)
             await handler(connection)
             _still_in_transaction(job, connection)
-            _fence(job, await run(connection, _completion(job)))
+            fence(job, await run(connection, completion(job)))
 
     async def _begin(self, stack: AsyncExitStack) -> psycopg.AsyncConnection[Any]:
         """A connection in a transaction; one that went stale while it was idle is replaced."""
@@ -122,7 +119,7 @@ class Transactions:
             connection = self._begin_sync(stack)
             handler(connection)
             _still_in_transaction(job, connection)
-            _fence(job, run(connection, _completion(job)))
+            fence(job, run(connection, completion(job)))
 
     def _begin_sync(self, stack: ExitStack) -> psycopg.Connection[Any]:
         while True:
@@ -146,27 +143,19 @@ class Transactions:
         else:
             self._idle_sync.append(connection)
 
-    # SQLAlchemy: the session joins a transaction that it cannot commit
+    # SQLAlchemy
 
-    async def _in_async_session(self, job: ClaimedJob, handler: Callable[[Any], Awaitable[Any]]) -> None:
-        async with (
-            self._async_engine.connect() as connection,
-            connection.begin(),
-            AsyncSession(bind=connection, join_transaction_mode="rollback_only") as session,
-        ):
-            await handler(session)
-            await session.flush()
-            _fence(job, await run(connection, _completion(job)))
+    def _sqlalchemy(self) -> Sessions:
+        """Imported with the first task that asks for a session: it is a quarter of a worker's start."""
+        if self._sessions is None:
+            from pgqueue.worker.executors.sessions import Sessions
 
-    def _in_session(self, job: ClaimedJob, handler: Handler) -> None:
-        with (
-            self._engine.connect() as connection,
-            connection.begin(),
-            Session(bind=connection, join_transaction_mode="rollback_only") as session,
-        ):
-            handler(session)
-            session.flush()
-            _fence(job, run(connection, _completion(job)))
+            self._sessions = Sessions(
+                connect=partial(self._connect, autocommit=False),
+                connect_sync=partial(self._connect_sync, autocommit=False),
+                size=self._size,
+            )
+        return self._sessions
 
     async def _connect(self, autocommit: bool = True) -> psycopg.AsyncConnection[Any]:
         try:
@@ -189,7 +178,8 @@ class Transactions:
         }
 
 
-def _completion(job: ClaimedJob) -> calls.Call[list[int]]:
+def completion(job: ClaimedJob) -> calls.Call[list[int]]:
+    """The last statement of an attempt's transaction."""
     return calls.complete([job.id], [job.lease])
 
 
@@ -202,6 +192,7 @@ def _still_in_transaction(job: ClaimedJob, connection: Any) -> None:
         )
 
 
-def _fence(job: ClaimedJob, accepted: list[int]) -> None:
+def fence(job: ClaimedJob, accepted: list[int]) -> None:
+    """Raises `LeaseLost`, and so rolls the transaction back, when the completion was not accepted."""
     if not accepted:
         raise LeaseLost(f"job {job.id}: the lease was lost while it ran; its transaction is rolled back")

@@ -1,0 +1,26 @@
+"""What a supervisor and its child say to each other."""
+
+from __future__ import annotations
+
+import msgspec
+
+EXIT_CONFIGURATION = 78
+"""A child's exit code when starting it again cannot help; EX_CONFIG of sysexits.h."""
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What the supervisor tells a child. Never in the command line: it holds the DSN."""
+
+    worker_id: int
+    dsn: str
+    app: str
+    limits: dict[str, int | None]
+    concurrency: int
+    drain_limit: float
+    listens: bool
+    poll_interval: float
+    transactional_connections: int
+    board_fd: int
+    ready_fd: int
+    log_format: str
+    log_level: str
