@@ -10,7 +10,12 @@ declare
 begin
     foreach name in array array['pgqueue_producer', 'pgqueue_worker', 'pgqueue_monitor', 'pgqueue_admin'] loop
         if not exists (select from pg_catalog.pg_roles as r where r.rolname = name) then
-            execute format('create role %I nologin', name);
+            begin
+                execute format('create role %I nologin', name);
+            exception
+                when unique_violation or duplicate_object then
+                    null;  -- roles belong to the whole server: another database is being upgraded beside us
+            end;
         end if;
     end loop;
     grant usage on schema pgqueue to pgqueue_producer, pgqueue_worker, pgqueue_admin;
@@ -32,6 +37,4 @@ begin
 exception
     when insufficient_privilege then
         raise notice 'pgqueue: the roles pgqueue_producer, _worker, _monitor, _admin were not made or granted: %', sqlerrm;
-    when unique_violation or duplicate_object then
-        raise notice 'pgqueue: the roles were being made by another session: %', sqlerrm;
 end $$;

@@ -1102,7 +1102,7 @@ set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_
 as $$
 #variable_conflict use_column
 declare
-    started_at constant timestamptz := clock_timestamp();
+    round_at constant timestamptz := clock_timestamp();
     last pgqueue.leadership;
     worker record;
     next_due timestamptz;
@@ -1116,22 +1116,22 @@ begin
     retain_due := false;
     select * into last from pgqueue.leadership;
     led := (last.supervisor_id = upkeep.supervisor_id
-            or last.led_at < started_at - make_interval(secs => overdue_seconds))
+            or last.led_at < round_at - make_interval(secs => overdue_seconds))
            and pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
     if led then
         -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
         -- leases count from now.
-        if last.led_at < started_at - make_interval(secs => 2.5 * overdue_seconds) then
-            last.resumed_at := started_at;
+        if last.led_at < round_at - make_interval(secs => 2.5 * overdue_seconds) then
+            last.resumed_at := round_at;
         end if;
         update pgqueue.leadership as l
-           set supervisor_id = upkeep.supervisor_id, led_at = started_at, resumed_at = last.resumed_at;
+           set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at;
         for worker in
             select w.id, w.supervisor_id, w.session_lock,
-                   greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < started_at - w.lease as is_late
+                   greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < round_at - w.lease as is_late
               from pgqueue.workers as w join pgqueue.heartbeats as h on h.worker_id = w.id
              where greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time())
-                   < started_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
+                   < round_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
         loop
             begin
                 -- A lock that is free says that the supervisor's session is gone; one that is held says nothing,
@@ -1179,7 +1179,7 @@ begin
                         select r.run_at from pgqueue.ready_jobs as r
                          where r.queue = q.queue and r.lane = c.number - 1 and r.position >= c.floor
                          order by r.position limit 1) as first
-                    where first.run_at < started_at - interval '1 second'));
+                    where first.run_at < round_at - interval '1 second'));
     exception when others then
         look := true;
         problems := problems || format('look: %s', sqlerrm);

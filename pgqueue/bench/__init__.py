@@ -12,18 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from pgqueue.bench import ceiling, drain, enqueue, held, held_mix, wake
+from pgqueue.bench.ceiling import measure as ceiling
+from pgqueue.bench.drain import measure as drain
+from pgqueue.bench.enqueue import measure as enqueue
 from pgqueue.bench.harness import Bench, Result
+from pgqueue.bench.held import measure as held
+from pgqueue.bench.held_mix import measure as held_mix
+from pgqueue.bench.wake import measure as wake
 
 __all__ = ["MEASUREMENTS", "Bench", "Result", "measure"]
 
 MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Result]]] = {
-    "ceiling": ceiling.measure,
-    "drain": drain.measure,
-    "enqueue": enqueue.measure,
-    "wake": wake.measure,
-    "held": held.measure,
-    "held-mix": held_mix.measure,
+    "ceiling": ceiling,
+    "drain": drain,
+    "enqueue": enqueue,
+    "wake": wake,
+    "held": held,
+    "held-mix": held_mix,
 }
 """Every measurement by name, in the order in which they run."""
 

@@ -10,7 +10,8 @@ import psycopg
 
 from pgqueue import calls
 from pgqueue.drivers import run, translate
-from pgqueue.errors import DatabaseUnavailable, PgqueueError
+from pgqueue.errors import ConfigurationError, DatabaseUnavailable
+from pgqueue.settings import redact_dsn
 
 
 @contextmanager
@@ -24,7 +25,8 @@ def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.OperationalError as error:
         raise translate(error) or DatabaseUnavailable(str(error)) from error
     except psycopg.Error as error:
-        raise PgqueueError(f"the DSN is not usable: {error}") from error
+        # Not the library's text, which may quote the password.
+        raise ConfigurationError(f"dsn: {redact_dsn(dsn)} is no connection string") from error
     with connection:
         run(connection, calls.protocol()).check()
         yield connection

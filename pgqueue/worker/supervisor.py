@@ -139,6 +139,7 @@ class Supervisor:
         while not self._stopping.is_set():
             starting = asyncio.create_task(self._start(number))
             await _either(starting, self._stopping.wait())
+            await _either(starting, 3)
             if not starting.done():  # the database is away: there is nothing to drain
                 starting.cancel()
                 return
