@@ -548,7 +548,12 @@ begin
                                     unique_key, options)
     values (own_id, coalesce(due, now()), now(), lane, 0, coalesce(enqueue.max_attempts, 5), 0, line, enqueue.task,
             enqueue.args, enqueue.unique_key, enqueue.options);
-    perform pgqueue.notify_sleepers(line, 1);
+    -- A statement of its own, after the insert: its snapshot sees every worker that fell asleep before (sleep.sql).
+    if current_setting('transaction_isolation') <> 'read committed'
+       or exists (select from pgqueue.sleepers as s where s.queue = line)
+    then
+        perform pgqueue.notify_sleepers(line, 1);
+    end if;
     enqueue.id := own_id;
     enqueue.created := true;
 end $$;
@@ -851,13 +856,15 @@ as $$
 declare
     mark constant timestamptz := coalesce(
         (select f.proven_run_at from pgqueue.floor_proofs as f where f.subject = 'scheduled_jobs'), '-infinity');
+    -- A variable, for a volatile function cannot bound an index scan: it would walk over all that is not due yet.
+    due_by constant timestamptz := clock_timestamp();
     lines text[];
 begin
     with picked as (
         delete from pgqueue.scheduled_jobs as j
          where j.ctid = any (array(
              select s.ctid from pgqueue.scheduled_jobs as s
-              where s.run_at >= mark and s.run_at <= clock_timestamp()
+              where s.run_at >= mark and s.run_at <= due_by
               order by s.run_at
               limit promote.max_jobs
                 for update skip locked))

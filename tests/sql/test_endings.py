@@ -381,6 +381,15 @@ def test_a_unique_key_is_freed_when_the_job_has_ended_and_not_before(
     assert not call(connection, "enqueue", task="other task", unique_key="k")[0]["created"]
 
 
+@pytest.mark.parametrize("started", [None, []])
+def test_a_rescue_keeps_the_unique_key(
+    connection: psycopg.Connection, worker: int, started: list[int] | None
+) -> None:
+    job = claimed(connection, worker, unique_key="k")
+    call(connection, "rescue", worker_id=worker, started=started)
+    assert call(connection, "enqueue", task="t", unique_key="k") == [{"id": job.id, "created": False}]
+
+
 def test_an_ending_frees_no_key_that_another_job_holds_by_now(
     connection: psycopg.Connection, worker: int
 ) -> None:

@@ -437,19 +437,20 @@ def test_with_both_keys_an_unfinished_holder_is_remembered_as_the_answer(
     assert again() == [{"id": holder, "created": False}]
 
 
-def test_in_a_bulk_an_idempotency_key_given_twice_follows_the_unique_keys_holder(
-    connection: psycopg.Connection,
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_in_a_bulk_an_idempotency_key_given_twice_has_one_answer_that_is_a_job(
+    connection: psycopg.Connection, place: int
 ) -> None:
+    """Also when the job that it would have made is turned away by a unique key, for whose holder it stands then."""
     holder = enqueue(connection, unique_key="u")
-    jobs = [
-        {"task": "t", "idempotency_key": "i"},
-        {"task": "t", "idempotency_key": "i", "unique_key": "u"},
-        {"task": "t", "idempotency_key": "i"},
-    ]
+    jobs = [{"task": "t", "idempotency_key": "i"} for _ in range(3)]
+    jobs[place]["unique_key"] = "u"
     ids, created = enqueue_many(connection, jobs)
-    assert len(set(ids)) == 1  # one key, one answer
-    assert sum(created) == (ids[0] != holder)
-    assert row_of(connection, ids[0])  # and it is a job
+    assert len(set(ids)) == 1
+    assert (ids[0] == holder) == (place == 0)
+    assert created == [place != 0, False, False]
+    assert row_of(connection, ids[0])
+    assert enqueue(connection, idempotency_key="i") == ids[0]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -516,21 +517,21 @@ def test_above_read_committed_a_key_taken_after_the_snapshot_asks_for_a_retry(
     assert call(old, "enqueue", task="t", **{key: "k"}) == [{"id": held, "created": False}]
 
 
+@pytest.mark.parametrize("key", KEYS)
 def test_bulks_that_share_keys_in_different_orders_do_not_deadlock(
-    connect: Connect, beside: Callable[..., Future[Any]]
+    connect: Connect, beside: Callable[..., Future[Any]], key: str
 ) -> None:
-    assert _two_bulks(connect, beside, unique_bulk("a", "m", "z"), unique_bulk("z", "m", "a"), hold="m") == [
-        [True, True, True],
-        [False, False, False],
-    ]
+    created = _two_bulks(connect, beside, keyed(key, "a", "m", "z"), keyed(key, "z", "m", "a"), {key: "m"})
+    assert created == [[True, True, True], [False, False, False]]
 
 
+@pytest.mark.parametrize("key", KEYS)
 def test_a_careless_bulk_that_takes_keys_in_the_order_given_deadlocks(
-    connect: Connect, connection: psycopg.Connection, beside: Callable[..., Future[Any]]
+    connect: Connect, connection: psycopg.Connection, beside: Callable[..., Future[Any]], key: str
 ) -> None:
-    careless = ("order by j.task, j.unique_key, j.n", "order by j.n")
+    careless = (f"order by j.task, j.{key}, j.n", "order by j.n")
     with sabotaged(connection, "enqueue_many", careless), pytest.raises(psycopg.errors.DeadlockDetected):
-        _two_bulks(connect, beside, unique_bulk("a", "m", "z"), unique_bulk("z", "m", "a"), hold="m")
+        _two_bulks(connect, beside, keyed(key, "a", "m", "z"), keyed(key, "z", "m", "a"), {key: "m"})
 
 
 def test_bulks_that_share_unique_keys_under_different_idempotency_keys_do_not_deadlock(
@@ -541,13 +542,13 @@ def test_bulks_that_share_unique_keys_under_different_idempotency_keys_do_not_de
             {"task": "t", "idempotency_key": f"{keys}-{n}", "unique_key": key} for n, key in enumerate(keys)
         ]
 
-    created = _two_bulks(connect, beside, bulk("a", "m", "z"), bulk("z", "m", "a"), hold="m")
+    created = _two_bulks(connect, beside, bulk("a", "m", "z"), bulk("z", "m", "a"), {"unique_key": "m"})
     assert created == [[True, True, True], [False, False, False]]
 
 
-def unique_bulk(*keys: str) -> list[dict[str, Any]]:
-    """Jobs with these unique keys."""
-    return [{"task": "t", "unique_key": key} for key in keys]
+def keyed(key: str, *values: str) -> list[dict[str, Any]]:
+    """Jobs with these keys."""
+    return [{"task": "t", key: value} for value in values]
 
 
 def _two_bulks(
@@ -555,12 +556,11 @@ def _two_bulks(
     beside: Callable[..., Future[Any]],
     one: list[dict[str, Any]],
     two: list[dict[str, Any]],
-    *,
-    hold: str,
+    held: dict[str, str],
 ) -> list[list[bool]]:
-    """What two bulks created that meet: both wait for a third session's key `hold`, which it gives up."""
+    """What two bulks created that meet: one waits for a third session's key, which that one gives up then."""
     third = connect(autocommit=False)
-    enqueue(third, unique_key=hold)
+    enqueue(third, **held)
     observer = connect()
     sessions = [connect(settings="-c deadlock_timeout=20ms") for _ in range(2)]
     ends = []

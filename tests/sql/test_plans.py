@@ -374,6 +374,8 @@ def test_under_a_held_snapshot_a_claim_and_a_promotion_pay_for_dead_rows_only_un
         assert walked > 3 * buffers(session, claim_at_cursors, PICKED)
         for _ in range(2):
             call(connection, "prove_floors")
+        proof = buffers(session, lambda: call(session, "prove_floors"), "select greatest(o.floor")
+        assert walked > 10 * proof  # the next proof begins where the last one ended
         assert walked > 3 * buffers(session, claim_all, PICKED)
         assert promoted > 2 * buffers(session, promote, PICKED)
         assert (len(claim_all()), promote()) == (ASKED, ASKED)

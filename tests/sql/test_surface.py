@@ -184,6 +184,41 @@ def test_no_table_has_a_trigger_a_rule_or_a_policy(connection: psycopg.Connectio
     assert connection.execute(found).fetchall() == []  # type: ignore[call-overload]
 
 
+NEED_COLUMNS = ("fall_asleep", "take_keys")
+"""Whose parameters are called like columns of an `on conflict (…)`, which cannot be qualified."""
+
+
+def test_no_variable_hides_behind_a_column(connect: Connect, fresh: str) -> None:
+    """Hazard: under `#variable_conflict use_column` a variable that is called like a column is never read.
+
+    So each function runs once without: PostgreSQL then refuses a name that could mean either.
+    """
+    connection = connect(fresh)
+    lax = "select oid::regprocedure::text, pg_get_functiondef(oid) from pg_proc where prosrc like %s and proname <> all(%s)"
+    for _, definition in connection.execute(lax, ["%use_column%", list(NEED_COLUMNS)]).fetchall():
+        connection.execute(definition.replace("#variable_conflict use_column\n", ""))
+    assert connection.execute(lax, ["%use_column%", list(NEED_COLUMNS)]).fetchall() == []
+    whole_life(connection)
+    keys = {"task": "t", "unique_key": "0", "idempotency_key": "i"}
+    enqueue(connection, delay=5, **keys)
+    enqueue_many(connection, [keys, keys | {"idempotency_key": "j"}])
+    worker = register(connection, lease=0)
+    for crashes in (0, 2):
+        connection.execute("update pgqueue.ready_jobs set crashes = %s", [crashes])
+        assert claim(connection, worker, 1)
+    call(connection, "fall_asleep", worker_id=worker, queues=["default"])
+    connection.execute("update pgqueue.leadership set led_at = clock_timestamp(), supervisor_id = 5")
+    rounds = {"worker_ids": [], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    assert call(connection, "upkeep", supervisor_id=5, **rounds)[0]["problems"] == []
+    call(connection, "rescue", worker_id=worker)
+    dead = [letter["id"] for letter in call(connection, "find_dead", of_queue="default", max_rows=9)]
+    assert (
+        len(call(connection, "replay", ids=dead[:1])) == len(call(connection, "discard", ids=dead[1:])) == 1
+    )
+    call(connection, "pause", queue="default")
+    call(connection, "resume", queue="default")
+
+
 # Who may do what --------------------------------------------------------------------------------------
 
 

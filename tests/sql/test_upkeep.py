@@ -69,14 +69,23 @@ def led(connection: psycopg.Connection, *, ago: float = 0, by: int = 1) -> None:
 
 
 def beaten(connection: psycopg.Connection, worker_id: int, *, ago: float) -> None:
-    """Moves a worker's last beat to `ago` seconds ago, on a server that is older than 1.5 s."""
-    old = "select clock_timestamp() - pg_postmaster_start_time() > interval '1.5 s'"
-    wait_until(lambda: scalar(connection, old), message="the server to be 1.5 s old")
+    """Moves a worker's last beat to `ago` seconds ago, and its registration to the day before."""
     connection.execute(
         "update pgqueue.heartbeats set beat_at = clock_timestamp() - make_interval(secs => %s)"
         " where worker_id = %s",
         [ago, worker_id],
     )
+    connection.execute(
+        "update pgqueue.workers set started_at = clock_timestamp() - interval '1 day' where id = %s",
+        [worker_id],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _old_server(janitor: psycopg.Connection) -> None:
+    """Leases count from the server's start: it must be older than the silences of these tests."""
+    old = "select clock_timestamp() - pg_postmaster_start_time() > interval '1.5 s'"
+    wait_until(lambda: scalar(janitor, old), message="the server to be 1.5 s old")
 
 
 def schedule(connection: psycopg.Connection, *dues: float, **options: Any) -> list[int]:

@@ -172,13 +172,7 @@ def _replayed(connection: psycopg.Connection, job: Any) -> None:
     assert call(connection, "replay", ids=[job.id]) == [job.id]
 
 
-def _resumed(connection: psycopg.Connection, job: Any) -> None:
-    call(connection, "pause", queue="default")
-    _released(connection, job)
-    call(connection, "resume", queue="default")
-
-
-@pytest.mark.parametrize("make_ready", [_released, _rescued, _promoted, _replayed, _resumed])
+@pytest.mark.parametrize("make_ready", [_released, _rescued, _promoted, _replayed])
 def test_whatever_makes_a_job_ready_notifies(
     connect: Connect, connection: psycopg.Connection, make_ready: Callable[..., None]
 ) -> None:
@@ -187,6 +181,14 @@ def test_whatever_makes_a_job_ready_notifies(
     ear = Ear(connect, sleeper)
     make_ready(connection, job)
     assert set(ear.heard()) == {sleeper}
+
+
+def test_a_queue_that_is_resumed_wakes_its_sleepers(connect: Connect, connection: psycopg.Connection) -> None:
+    sleepers = [asleep(connection, "a"), asleep(connection, "a"), asleep(connection, "b")]
+    call(connection, "pause", queue="a")
+    ear = Ear(connect, *sleepers)
+    call(connection, "resume", queue="a")
+    assert sorted(ear.heard()) == sleepers[:2]
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE_READ", "SERIALIZABLE"])

@@ -197,12 +197,17 @@ def test_where_no_session_lock_tells_the_lease_does(
 def test_promotion_and_rescue_go_on_while_the_leader_is_frozen(
     start_worker: StartWorker, rows: Rows, history: History
 ) -> None:
-    leader = start_worker("-c", "4", lease=2)
-    jobs = [tasks.hold_first.enqueue(rows.connection).id for _ in range(2)]
-    history.wait_for("start", *jobs, count=2)
-    other = start_worker("-c", "4", lease=2)
-    leading = "select distinct w.pid from pgqueue.workers w join pgqueue.leadership using (supervisor_id)"
-    assert rows.value(leading) in leader.children().values()
+    workers = [start_worker("-c", "2", wait=False, lease=2) for _ in range(2)]
+    by_id = {id: worker for worker in workers for id in worker.wait_until_started().children()}
+    jobs = [tasks.hold_first.enqueue(rows.connection, gate="own").id for _ in range(4)]
+    starts = history.wait_for("start", *jobs, count=4)
+    leading = "select w.id from pgqueue.workers w join pgqueue.leadership using (supervisor_id)"
+    leader = by_id.pop(rows.wait_until(lambda: rows.value(leading), message="a leader"))
+    (other,) = by_id.values()
+    (pid,), (free,) = leader.children().values(), other.children().values()
+    lost = [entry.job for entry in starts if entry.pid == pid]
+    assert len(lost) == 2
+    history.open(str(free))
 
     leader.send(signal.SIGSTOP)
     frozen_at = time.monotonic()
@@ -213,19 +218,19 @@ def test_promotion_and_rescue_go_on_while_the_leader_is_frozen(
             f"recovery: leader frozen, promotion after {start.at - frozen_at:.2f} s at 0.15 of the default times"
         )
         assert start.at - frozen_at < 5 * 0.6 / 4 + 2
-        again = wait_for_second_starts(history, *jobs) - frozen_at
+        again = wait_for_second_starts(history, *lost) - frozen_at
         print(f"recovery: leader frozen, its jobs again after {again:.2f} s with a lease of 2 s")
         assert 1 < again < 2 + 4
-        done = rows.wait_for("completed", *jobs)
+        done = rows.wait_for("completed", *lost)
         assert {(row["attempt"], row["crashes"]) for row in done} == {(2, 1)}
-        assert rows.value(leading) in other.children().values()
-        # its child is alive, and what it says now comes too late
-        history.open("hold")
-        history.wait_for("end", *jobs, count=4)
+        assert rows.value(leading) in other.children()
+        # its child is alive, and what that says now comes too late
+        history.open(str(pid))
+        history.wait_for("end", *lost, count=4)
     finally:
         leader.send(signal.SIGCONT)
 
     leader.wait_for("worker.started", count=2)
-    assert [rows.job(id) for id in jobs] == done
+    assert [rows.job(id) for id in lost] == done
     late = leader.events("lease.lost") + leader.events("worker.declared_dead")
     assert late, "the late outcomes were dropped without a word"

@@ -62,7 +62,12 @@ begin
                                     unique_key, options)
     values (own_id, coalesce(due, now()), now(), lane, 0, coalesce(enqueue.max_attempts, 5), 0, line, enqueue.task,
             enqueue.args, enqueue.unique_key, enqueue.options);
-    perform pgqueue.notify_sleepers(line, 1);
+    -- A statement of its own, after the insert: its snapshot sees every worker that fell asleep before (sleep.sql).
+    if current_setting('transaction_isolation') <> 'read committed'
+       or exists (select from pgqueue.sleepers as s where s.queue = line)
+    then
+        perform pgqueue.notify_sleepers(line, 1);
+    end if;
     enqueue.id := own_id;
     enqueue.created := true;
 end $$;

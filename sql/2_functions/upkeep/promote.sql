@@ -11,13 +11,15 @@ as $$
 declare
     mark constant timestamptz := coalesce(
         (select f.proven_run_at from pgqueue.floor_proofs as f where f.subject = 'scheduled_jobs'), '-infinity');
+    -- A variable, for a volatile function cannot bound an index scan: it would walk over all that is not due yet.
+    due_by constant timestamptz := clock_timestamp();
     lines text[];
 begin
     with picked as (
         delete from pgqueue.scheduled_jobs as j
          where j.ctid = any (array(
              select s.ctid from pgqueue.scheduled_jobs as s
-              where s.run_at >= mark and s.run_at <= clock_timestamp()
+              where s.run_at >= mark and s.run_at <= due_by
               order by s.run_at
               limit promote.max_jobs
                 for update skip locked))
