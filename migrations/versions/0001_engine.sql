@@ -1132,7 +1132,9 @@ begin
             last.resumed_at := round_at;
         end if;
         update pgqueue.leadership as l
-           set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at;
+           set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at
+         where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at
+            or l.led_at < round_at - make_interval(secs => overdue_seconds / 4);  -- seldom: see heartbeat
         for worker in
             select w.id, w.supervisor_id, w.session_lock,
                    greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < round_at - w.lease as is_late
@@ -1427,19 +1429,18 @@ returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
 as $$
 #variable_conflict use_column
-declare
-    beaten bigint[];
 begin
     perform set_config('synchronous_commit', 'off', true);
-    with beat as (
-        update pgqueue.heartbeats as h set beat_at = clock_timestamp()
-         where h.worker_id = any(heartbeat.worker_ids)
-        returning h.worker_id
-    )
-    select coalesce(array_agg(b.worker_id), '{}') into beaten from beat as b;
+    -- Not again within a thirtieth of the lease: under a held snapshot each beat leaves a version behind, and rounds of
+    -- upkeep, which beat as well, may come many times a second.
+    update pgqueue.heartbeats as h set beat_at = clock_timestamp()
+      from pgqueue.workers as w
+     where h.worker_id = any (heartbeat.worker_ids) and w.id = h.worker_id
+       and h.beat_at < clock_timestamp() - w.lease / 30;
     update pgqueue.sleepers as s set slept_at = clock_timestamp()
-     where s.worker_id = any(beaten) and s.slept_at < clock_timestamp() - interval '10 seconds';
-    return array(select w.id from unnest(heartbeat.worker_ids) as w (id) where w.id <> all (beaten));
+     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds';
+    return array(select b.id from unnest(heartbeat.worker_ids) as b (id)
+                  where not exists (select from pgqueue.workers as w where w.id = b.id));
 end $$;
 comment on function pgqueue.heartbeat(bigint[]) is
 'Beats for the given workers. Returns those that are no longer registered.';

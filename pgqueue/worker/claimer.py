@@ -8,22 +8,19 @@ import random
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import attrgetter
 
 import structlog
 
 from pgqueue import calls
 from pgqueue.errors import DatabaseUnavailable, UnknownWorker
-from pgqueue.job import ClaimedJob
+from pgqueue.worker.cursors import Cursors, Start
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.link import OUTAGES, Backoff, Link, report_outage
 
 log = structlog.get_logger("pgqueue.worker")
 
-LANES = 20
-_lane_of = attrgetter("queue", "lane")
-_position_of = attrgetter("position")
 _queue_of = attrgetter("queue")
 BUSY_SECONDS = 0.2
 """A worker that has found jobs without a pause for this long is taken off the sleepers."""
@@ -37,47 +34,6 @@ UNHEARD_SECONDS = 90.0
 FRUITLESS_LOOKS = 5
 FLOOD_SECONDS = 0.05
 """After so many wake-ups in a row that led to nothing, a look costs this pause: hints are not trusted."""
-
-
-class Cursors:
-    """Where this worker's next claim starts in each lane: a private hint, 0 for the lane's proven floor.
-
-    Past what it has claimed, so that no claim walks over its dead entries. A lower position may commit
-    later than a higher one, therefore the cursor goes back to the floor whenever a claim came back short,
-    and else after 0.5 s or ten times what the last walk from the floor took.
-    """
-
-    def __init__(self, queues: Sequence[str]):
-        self._of = {queue: [0] * LANES for queue in queues}
-        self._walk_at = 0.0
-
-    def flat(self, queues: Sequence[str]) -> list[int]:
-        """The cursors of `queues`, 20 a queue, in that order."""
-        return [position for queue in queues for position in self._of[queue]]
-
-    def walk_is_due(self, now: float) -> bool:
-        """Goes back to the floors when it is time; true when this claim is such a walk."""
-        if now < self._walk_at:
-            return False
-        for queue in self._of:
-            self.reset(queue)
-        return True
-
-    def walked(self, seconds: float, now: float) -> None:
-        """A walk from the floors took `seconds`."""
-        self._walk_at = now + max(0.5, 10 * seconds)
-
-    def move(self, jobs: Sequence[ClaimedJob]) -> None:
-        """Past the jobs of a claim, which has committed."""
-        # They come in order within a lane: the last position of each wins.
-        for (queue, lane), position in dict(
-            zip(map(_lane_of, jobs), map(_position_of, jobs), strict=True)
-        ).items():
-            self._of[queue][lane] = max(self._of[queue][lane], position + 1)
-
-    def reset(self, queue: str) -> None:
-        """Back to the floors of one queue."""
-        self._of[queue] = [0] * LANES
 
 
 class Claimer:
@@ -105,6 +61,7 @@ class Claimer:
         self._listens = listens
         self._poll_interval = poll_interval
         self._poked = asyncio.Event()
+        self._walked = False  # whether the last claim started at the floors
         self._open: list[str] = []  # the queues that had room at the last look
         self._asleep_for: set[str] = set()  # the queues that we are registered for as a sleeper
         self._asleep_at = 0.0
@@ -174,7 +131,8 @@ class Claimer:
         queues = self._queues
         self._poked.clear()
         started = time.monotonic()
-        walk = self._cursors.walk_is_due(started)
+        self._cursors.begin(started)
+        self._walked = self._cursors.walks(self._open)
         max_jobs = room[-1]
         fence = secrets.randbits(64) - 2**63
         call = calls.claim(
@@ -182,7 +140,7 @@ class Claimer:
             queues=queues,
             limits=room[:-1],
             max_jobs=max_jobs,
-            cursors=self._cursors.flat(queues),
+            cursors=self._cursors.positions(queues),
             fence=fence,
         )
         try:
@@ -195,16 +153,16 @@ class Claimer:
             self._hand.put(jobs)
             self._cursors.move(jobs)
         now = time.monotonic()
-        if walk:
+        if self._walked:
             self._cursors.walked(now - started, now)
-        if len(jobs) < max_jobs:
-            came = Counter(job.queue for job in jobs)
-            for queue, limit in zip(queues, room, strict=False):
-                if came[queue] < limit:
-                    self._cursors.reset(queue)
+        came = Counter(map(_queue_of, jobs))
+        short = Start.TRAIL if self._found(FREQUENT // 2) else Start.FLOOR
+        for queue, limit in zip(queues, room, strict=False):
+            is_full = len(jobs) == max_jobs or came[queue] >= limit > 0
+            self._cursors.start_at(Start.HEAD if is_full else short, queue)
         # Who was served goes to the end, so that none starves. (Turning the list by one instead would give a
         # queue that follows empty ones their turns as well.)
-        for queue in dict.fromkeys(map(_queue_of, jobs)):
+        for queue in came:
             queues.remove(queue)
             queues.append(queue)
         return len(jobs)
@@ -254,6 +212,9 @@ class Claimer:
         elif not self._asleep_for and self._found(FREQUENT // 2):
             await self._hint(self._look)
             self._look = min(LOOK_SECONDS[1], self._look * 2)
+        elif not self._walked:
+            for queue in self._queues:  # the look before sleep starts at the floors
+                self._cursors.start_at(Start.FLOOR, queue)
         elif self._asleep_for != set(self._open):
             # Registered for the queues that have room alone: a hint for another one is somebody else's.
             pause = self._asleep_at + BUSY_SECONDS - time.monotonic()

@@ -37,6 +37,8 @@ log = structlog.get_logger("pgqueue.worker")
 
 KILL_GRACE = 10.0
 """Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
+ROUND_SECONDS = 0.05
+"""Between two rounds at least, however many jobs fall due: they are promoted together."""
 FLOORS_SECONDS = 2.0
 RETAIN_SECONDS = 60.0
 
@@ -309,7 +311,7 @@ class Supervisor:
             except OUTAGES as error:
                 report_outage("upkeep", error)
                 pause = backoff.wait()
-            await asyncio.sleep(max(0.01, pause))
+            await asyncio.sleep(max(ROUND_SECONDS, pause))
 
     async def _round(self) -> calls.UpkeepRound:
         settings = self._settings

@@ -182,7 +182,7 @@ def count(connection: psycopg.Connection, *tables: str) -> int:
 
 def scalar(connection: psycopg.Connection, query: str, *values: Any) -> Any:
     """The one value of a query."""
-    row = connection.execute(query, values or None).fetchone()  # type: ignore[call-overload]
+    row = connection.execute(query, values or None).fetchone()
     assert row is not None
     return row[0]
 

@@ -95,7 +95,7 @@ def ids_of(jobs: list[Any]) -> list[int]:
 
 
 @contextmanager
-def uncommitted(connect: Connect, how: str) -> Iterator[tuple[int, Callable[[str], None]]]:
+def uncommitted(connect: Connect, how: str) -> Iterator[tuple[int, Callable[[str], object]]]:
     """An enqueue that has not committed: its id, and a function that ends it (commit or rollback)."""
     producer = connect(autocommit=False)
     if how == "savepoint":
@@ -108,7 +108,7 @@ def uncommitted(connect: Connect, how: str) -> Iterator[tuple[int, Callable[[str
         producer.rollback()
         producer.autocommit = True
     end = {"prepared": "{} prepared 'late'"}.get(how, "{}")
-    yield id, lambda verb: producer.execute(end.format(verb)) and None  # type: ignore[func-returns-value,call-overload]
+    yield id, lambda verb: producer.execute(end.format(verb))
 
 
 HOW = ["plain", "savepoint", "released savepoint", "prepared"]
@@ -359,8 +359,9 @@ def test_a_prepared_transaction_holds_the_floor_over_a_crash_of_the_server() -> 
                 os.kill(pid(victim), signal.SIGKILL)
                 wait_until(lambda: _is_broken(connection), message="the server to end its sessions")
                 victim.close()
-            connection = wait_until(lambda: _open(server.dsn), message="the server to recover")
-            with connection:
+            again = wait_until(lambda: _open(server.dsn), message="the server to recover")
+            assert again is not None
+            with again as connection:
                 assert scalar(connection, "select pg_postmaster_start_time()") == started
                 prove(connection, 3)
                 connection.execute("commit prepared 'late'")

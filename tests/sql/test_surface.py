@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -71,10 +72,10 @@ select c.relnamespace::regnamespace::text as schema, c.relname::text, a.attname:
 """
 
 
-def looked_up(connection: psycopg.Connection, query: str) -> list[dict[str, object]]:
+def looked_up(connection: psycopg.Connection, query: str) -> list[dict[str, Any]]:
     """The rows of a query on the catalog."""
     cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
-    return cursor.execute(query).fetchall()  # type: ignore[arg-type,call-overload]
+    return cursor.execute(query).fetchall()
 
 
 def surface(connection: psycopg.Connection) -> str:
@@ -82,7 +83,7 @@ def surface(connection: psycopg.Connection) -> str:
     lines = ["# Functions: who may call them, arguments, result.", ""]
     for function in looked_up(connection, FUNCTIONS):
         if function["callers"]:
-            callers = " ".join(str(role).removeprefix("pgqueue_") for role in function["callers"])  # type: ignore[attr-defined]
+            callers = " ".join(str(role).removeprefix("pgqueue_") for role in function["callers"])
             arguments = str(function["arguments"]).replace(", ", ",\n    ")
             lines += [f"{function['proname']}  [{callers}]"]
             lines += [f"    {arguments}"] * bool(arguments)
@@ -91,7 +92,7 @@ def surface(connection: psycopg.Connection) -> str:
     columns = looked_up(connection, COLUMNS)
     for relation in looked_up(connection, RELATIONS):
         if relation["relkind"] == "v":
-            grants = " ".join(str(grant).removeprefix("pgqueue_") for grant in relation["grants"])  # type: ignore[attr-defined]
+            grants = " ".join(str(grant).removeprefix("pgqueue_") for grant in relation["grants"])
             lines += [f"{relation['schema']}.{relation['relname']}  [{grants}]"]
             lines += [
                 f"    {c['attname']} {c['type']}"
@@ -181,7 +182,7 @@ def test_no_table_has_a_trigger_a_rule_or_a_policy(connection: psycopg.Connectio
          union all
         select p.polname::text from pg_policy as p join pg_class as c on c.oid = p.polrelid
          where c.relnamespace = 'pgqueue'::regnamespace"""
-    assert connection.execute(found).fetchall() == []  # type: ignore[call-overload]
+    assert connection.execute(found).fetchall() == []
 
 
 NEED_COLUMNS = ("fall_asleep", "take_keys")
@@ -255,7 +256,7 @@ def test_a_producer_can_enqueue_and_nothing_else(
     for verb in vars(calls).values():
         if isinstance(verb, calls.Verb) and verb.function not in ("enqueue", "enqueue_many", "protocol"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                producer.execute(verb.sql("format"), [None] * len(verb.parameters))  # type: ignore[arg-type]
+                producer.execute(verb.sql("format"), [None] * len(verb.parameters))
     _sees_no_table(producer, connection, views=False)
 
 
@@ -266,7 +267,7 @@ def test_a_monitor_reads_the_views_and_nothing_else(
     enqueue(connection)
     assert scalar(monitor, "select count(*) from pgqueue_bi.jobs") == 1
     for function in looked_up(connection, FUNCTIONS):
-        assert "pgqueue_monitor" not in function["callers"]  # type: ignore[operator]
+        assert "pgqueue_monitor" not in function["callers"]
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         enqueue(monitor)
     _sees_no_table(monitor, connection, views=True)
@@ -285,7 +286,7 @@ def test_an_admin_may_call_everything_that_is_public(
     as_role: dict[str, psycopg.Connection], connection: psycopg.Connection
 ) -> None:
     for function in looked_up(connection, FUNCTIONS):
-        assert not function["callers"] or "pgqueue_admin" in function["callers"]  # type: ignore[operator]
+        assert not function["callers"] or "pgqueue_admin" in function["callers"]
     assert call(as_role["pgqueue_admin"], "find_dead") == []
     assert scalar(as_role["pgqueue_admin"], "select count(*) from pgqueue_bi.workers") == 0
 
@@ -295,7 +296,7 @@ def test_a_role_without_any_grant_can_do_nothing(connect: Connect, connection: p
     stranger.execute("set role pg_monitor")
     for query in ("select pgqueue.enqueue('t')", "select from pgqueue_bi.jobs", "select pgqueue.protocol()"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            stranger.execute(query)  # type: ignore[call-overload]
+            stranger.execute(query)
     _sees_no_table(stranger, connection, views=False)
 
 
@@ -372,13 +373,12 @@ def test_hostile_objects_in_the_callers_path_do_not_matter(connect: Connect, fre
         "unnest(bigint[]) returns setof bigint",
     ):
         connection.execute(
-            f"create function hostile.{signature} language plpgsql as "  # type: ignore[call-overload]
-            "$$ begin perform hostile.trap(); end $$"
+            f"create function hostile.{signature} language plpgsql as $$ begin perform hostile.trap(); end $$"
         )
     tables = [str(r["relname"]) for r in looked_up(connection, RELATIONS) if r["relkind"] in "rp"]
     for table in tables:
-        connection.execute(f"create temp table {table} (trap int)")  # type: ignore[call-overload]
-        connection.execute(f"create table hostile.{table} (trap int)")  # type: ignore[call-overload]
+        connection.execute(f"create temp table {table} (trap int)")
+        connection.execute(f"create table hostile.{table} (trap int)")
     connection.execute("set search_path = pg_temp, hostile, pg_catalog")
     with pytest.raises(psycopg.errors.RaiseException):
         connection.execute("select now()")  # the trap works
@@ -414,5 +414,5 @@ def test_everything_works_for_an_owner_without_special_rights(databases: Databas
             admin.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(owner)))
 
 
-def _states(connection: psycopg.Connection) -> list[dict[str, object]]:
+def _states(connection: psycopg.Connection) -> list[dict[str, Any]]:
     return looked_up(connection, "select distinct state from pgqueue_bi.jobs")

@@ -39,9 +39,9 @@ class Ear:
         self._connection = connect()
         self._speaker = connect()
         for channel in (COMMON, "the_end", *(f"pgqueue_{worker}" for worker in workers)):
-            self._connection.execute(f"listen {channel}")  # type: ignore[call-overload]
+            self._connection.execute(f"listen {channel}")
 
-    def heard(self) -> list[str | int]:
+    def heard(self) -> list[Any]:
         """What was said since the last time: the id of each worker notified, or the common channel."""
         self._speaker.execute("notify the_end")
         channels = []
@@ -267,7 +267,7 @@ def test_one_big_commit_wakes_a_whole_fleet(connect: Connect, connection: psycop
     with connection.transaction():
         for _ in range(100):
             enqueue(connection)
-    awake: list[Any] = []
+    awake: list[int] = []
     notified = ear.heard()
     while notified:
         awake += notified

@@ -1,4 +1,4 @@
-"""A way to the server that can lose an answer: the statement was carried out, and nobody heard of it."""
+"""A way to the server that can lose an answer, or be closed: the server lives on, and nobody reaches it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 
 class Proxy:
-    """Passes connections on to the server of `dsn`; `lose` makes it drop one answer, and that connection with it."""
+    """Passes connections on to the server of `dsn`; `lose` and `shut` do the harm."""
 
     def __init__(self, dsn: str):
         options = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
@@ -23,12 +23,23 @@ class Proxy:
         self.dsn = f"postgresql:///?{urlencode({**options, 'host': '127.0.0.1', 'port': self._listener.getsockname()[1], 'sslmode': 'disable', 'gssencmode': 'disable'})}"
         self._sockets: list[socket.socket] = []
         self._marker: bytes | None = None
+        self._is_open = True
         self.lost = threading.Event()
         """Set once the answer was lost."""
 
     def lose(self, marker: bytes) -> None:
         """The next answer that contains `marker` is dropped, and its connection is cut."""
         self._marker = marker
+
+    def shut(self) -> None:
+        """Cuts every connection, and lets nobody through any more."""
+        self._is_open = False
+        for ours in self._sockets:
+            _cut(ours)
+
+    def open(self) -> None:
+        """Lets connections through again."""
+        self._is_open = True
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -44,6 +55,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if not self._is_open:
+                    client.close()
+                    continue
                 server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
                 server.connect(self._target)
                 self._sockets += [client, server]

@@ -141,6 +141,13 @@ def hold_first_sync(ctx: pgqueue.Context, gate: str = "hold") -> None:
 
 
 @app.task
+async def hold_twice(ctx: pgqueue.Context) -> None:
+    """Waits at the gate `first` when it starts for the first time, at `second` after that."""
+    with noted(ctx):
+        await at_gate("first" if is_first(ctx) else "second")
+
+
+@app.task
 async def block_loop(ctx: pgqueue.Context, seconds: float) -> None:
     """Does what no async handler should: nothing else of this process's loop runs meanwhile."""
     with noted(ctx):

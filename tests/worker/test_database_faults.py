@@ -116,6 +116,39 @@ def test_a_completion_whose_answer_is_lost_is_not_made_twice(
     assert history.starts_by_job() == {job: 1, after: 1}
 
 
+def test_after_an_outage_a_worker_that_is_back_first_leaves_the_others_their_jobs(
+    database: str, start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    lease = 2.5
+    with Proxy(database) as one, Proxy(database) as other:
+        workers = [
+            start_worker("-c", "1", dsn=proxy.dsn, wait=False, lease=lease, upkeep_interval=0.5)
+            for proxy in (one, other)
+        ]
+        for worker in workers:
+            worker.wait_until_started()
+        jobs = [tasks.hold.enqueue(rows.connection).id for _ in range(2)]
+        history.wait_for("start", *jobs, count=2)
+
+        one.shut()
+        other.shut()
+        away_at = time.monotonic()
+        # longer than the lease: nobody could beat, so nobody is late
+        time.sleep(max(0, away_at + lease + 0.2 - time.monotonic()))
+        back_at = rows.value("select clock_timestamp()")
+        one.open()
+        rows.wait_until(
+            lambda: rows.value("select led_at > %s from pgqueue.leadership", back_at),
+            message="a round of upkeep",
+        )
+        other.open()
+        history.open("hold")
+        done = rows.wait_for("completed", *jobs)
+
+    assert {(row["attempt"], row["crashes"]) for row in done} == {(1, 0)}
+    assert history.starts_by_job() == dict.fromkeys(jobs, 1)
+
+
 # A server of its own --------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -124,9 +125,13 @@ def test_two_signals_that_come_together_are_two(
     worker = start_worker("-c", "8", drain_limit=60)
     job = tasks.hold.enqueue(rows.connection).id
     history.wait_for("start", job)
+    (child,) = worker.children().values()
 
+    os.kill(child, signal.SIGSTOP)  # so that it gets to neither before both are there
     worker.stop()
-    worker.stop()  # a few milliseconds later
+    worker.stop()
+    os.kill(child, signal.SIGCONT)
+
     assert worker.wait(AT_ONCE) == 0
     assert [(row["id"], row["attempt"], row["crashes"]) for row in waiting_jobs(rows)] == [(job, 0, 0)]
 

@@ -36,7 +36,9 @@ begin
             last.resumed_at := round_at;
         end if;
         update pgqueue.leadership as l
-           set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at;
+           set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at
+         where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at
+            or l.led_at < round_at - make_interval(secs => overdue_seconds / 4);  -- seldom: see heartbeat
         for worker in
             select w.id, w.supervisor_id, w.session_lock,
                    greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < round_at - w.lease as is_late
