@@ -1136,13 +1136,17 @@ begin
          where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at
             or l.led_at < round_at - make_interval(secs => overdue_seconds / 4);  -- seldom: see heartbeat
         for worker in
-            select w.id, w.supervisor_id, w.session_lock,
+            select w.id, w.supervisor_id, w.session_lock, h.beat_at,
                    greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time()) < round_at - w.lease as is_late
               from pgqueue.workers as w join pgqueue.heartbeats as h on h.worker_id = w.id
              where greatest(h.beat_at, last.resumed_at, pg_postmaster_start_time())
                    < round_at - least(w.lease, make_interval(secs => 1.25 * overdue_seconds))
         loop
             begin
+                -- It may have beaten since this loop began, which waits for locks: judged is the beat that we hold.
+                perform from pgqueue.heartbeats as h
+                  where h.worker_id = worker.id and h.beat_at = worker.beat_at for update skip locked;
+                continue when not found;
                 -- A lock that is free says that the supervisor's session is gone; one that is held says nothing,
                 -- and our own could be taken a second time.
                 if worker.is_late

@@ -297,6 +297,29 @@ def test_a_supervisor_that_leads_does_not_take_its_own_session_lock_for_a_free_o
     assert (done.led, done.rescued) == (True, 0)
 
 
+@pytest.mark.parametrize("beats", [True, False])
+def test_a_worker_that_beats_while_the_round_is_under_way_is_not_rescued(
+    connect: Connect, connection: psycopg.Connection, beside: Callable[..., Future[Any]], beats: bool
+) -> None:
+    """Arranged: the round has seen two silent workers, and waits for the first one's row, when the other beats."""
+    stranger, supervisor, observer = connect(autocommit=False), connect(), connect()
+    workers = [register(connection, lease=1) for _ in range(2)]
+    for worker in workers:
+        claimed(connection, worker)
+        beaten(connection, worker, ago=60)
+    led(connection)
+    stranger.execute("select from pgqueue.running_jobs for update")  # whichever comes first waits here
+    done = beside(keep_up, supervisor)
+    wait_for_lock_wait(observer, pid(supervisor))
+    taken = "select worker_id from pgqueue.heartbeats for update skip locked"
+    free = [id for (id,) in observer.execute(taken).fetchall()]  # the other one
+    if beats:
+        assert call(connection, "heartbeat", worker_ids=free) == []
+    stranger.rollback()
+    assert done.result().rescued == (1 if beats else 2)
+    assert [row["id"] for row in rows(connection, "workers")] == free * beats
+
+
 def test_after_a_gap_in_which_nobody_could_beat_leases_count_from_its_end(
     connection: psycopg.Connection,
 ) -> None:

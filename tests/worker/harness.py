@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -345,16 +345,32 @@ async def until(predicate: Callable[[], Any], timeout: float = PATIENCE) -> None
             await asyncio.sleep(0.005)
 
 
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[float]:
+    """Stops a process for the length of a block; gives the moment from which it does nothing any more."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: _state_of(pid) in (b"T", None), PATIENCE, f"process {pid} to stand still")
+        yield time.monotonic()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs: one that has ended and waits for its parent does not."""
     try:
         os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except ProcessLookupError:
         return False
-    except FileNotFoundError:  # no /proc, or gone between the two looks
-        return sys.platform != "linux"
+    return _state_of(pid) not in (b"Z", b"X")
+
+
+def _state_of(pid: int) -> bytes | None:
+    """The letter of `/proc/<pid>/stat`; None where that cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except OSError:
+        return None
 
 
 def _children_of(pid: int) -> list[int]:

@@ -9,7 +9,7 @@ import time
 from tests.support import wait_until
 from tests.worker import tasks
 from tests.worker.conftest import StartWorker
-from tests.worker.harness import History, Rows, is_alive
+from tests.worker.harness import History, Rows, frozen, is_alive
 
 
 def seconds_until_gone(*pids: int) -> float:
@@ -88,26 +88,22 @@ def test_what_a_killed_child_had_not_started_goes_back_untouched(
 def test_a_frozen_childs_job_runs_elsewhere_and_its_own_outcome_comes_too_late(
     start_worker: StartWorker, rows: Rows, history: History
 ) -> None:
-    worker = start_worker("-c", "4", processes=2, lease=1.5, upkeep_interval=0.5)
+    worker = start_worker("-c", "1", processes=2, lease=1.5, upkeep_interval=0.5)
     job = tasks.hold_twice.enqueue(rows.connection).id
     (first,) = history.wait_for("start", job)
-    (frozen,) = [id for id, pid in worker.children().items() if pid == first.pid]
+    (victim,) = [id for id, pid in worker.children().items() if pid == first.pid]
 
-    os.kill(first.pid, signal.SIGSTOP)
-    frozen_at = time.monotonic()
-    try:
+    with frozen(first.pid) as frozen_at:
         again = wait_for_second_starts(history, job) - frozen_at
         print(f"recovery: child frozen, {again:.2f} s with a lease of 1.5 s")
         assert 1 < again < 1.5 + 4
         (running,) = rows.all("select * from pgqueue.running_jobs where id = %s", job)
         history.open("first")
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
 
     # what the first run says is refused while the second one is under way, and its process has to go
     seconds_until_gone(first.pid)
     assert len(history.entries("end", job)) <= 1
-    reports = worker.events("lease.lost", job_id=job) + worker.events("worker.declared_dead", worker=frozen)
+    reports = worker.events("lease.lost", job_id=job) + worker.events("worker.declared_dead", worker=victim)
     assert reports, "the late outcome was dropped without a word"
     assert rows.all("select * from pgqueue.running_jobs where id = %s", job) == [running]
 
@@ -209,9 +205,7 @@ def test_promotion_and_rescue_go_on_while_the_leader_is_frozen(
     assert len(lost) == 2
     history.open(str(free))
 
-    leader.send(signal.SIGSTOP)
-    frozen_at = time.monotonic()
-    try:
+    with frozen(leader.pid) as frozen_at:
         due = rows.enqueue("quick", delay=0.1)
         (start,) = history.wait_for("start", due)
         print(
@@ -227,8 +221,6 @@ def test_promotion_and_rescue_go_on_while_the_leader_is_frozen(
         # its child is alive, and what that says now comes too late
         history.open(str(pid))
         history.wait_for("end", *lost, count=4)
-    finally:
-        leader.send(signal.SIGCONT)
 
     leader.wait_for("worker.started", count=2)
     assert [rows.job(id) for id in lost] == done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from tests.support import wait_until
 from tests.worker import tasks, transactional_tasks
 from tests.worker.conftest import StartWorker
-from tests.worker.harness import History, Rows, Worker
+from tests.worker.harness import History, Rows, Worker, frozen
 
 AT_ONCE = 6.0
 """Seconds within which "at once" is believed on a machine that does other things as well; drains last for 60."""
@@ -127,10 +126,9 @@ def test_two_signals_that_come_together_are_two(
     history.wait_for("start", job)
     (child,) = worker.children().values()
 
-    os.kill(child, signal.SIGSTOP)  # so that it gets to neither before both are there
-    worker.stop()
-    worker.stop()
-    os.kill(child, signal.SIGCONT)
+    with frozen(child):  # so that it gets to neither before both are there
+        worker.stop()
+        worker.stop()
 
     assert worker.wait(AT_ONCE) == 0
     assert [(row["id"], row["attempt"], row["crashes"]) for row in waiting_jobs(rows)] == [(job, 0, 0)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,7 +23,7 @@ from pgqueue.worker.link import Link
 from tests.support import Databases
 from tests.worker import tasks
 from tests.worker.conftest import Service, StartWorker, service
-from tests.worker.harness import History, Rows, until
+from tests.worker.harness import History, Rows, frozen, until
 
 HARDLY_EVER = {"lease": 60, "beat": 10, "upkeep_interval": 20}
 """So rarely that upkeep's safety look explains nothing that happens within seconds."""
@@ -137,15 +135,12 @@ def test_a_frozen_sleepers_work_goes_to_its_sibling(
     worker = start_worker("-c", "2", processes=2, lease=60)
     wait_for_sleep(rows, 2)
     latest = rows.value("select worker_id from pgqueue.sleepers order by slept_at desc")
-    frozen = worker.children()[latest]
+    victim = worker.children()[latest]
 
-    os.kill(frozen, signal.SIGSTOP)
-    try:
+    with frozen(victim):
         jobs = [tasks.quick.enqueue(rows.connection).id for _ in range(3)]
         starts = history.wait_for("start", *jobs, count=3, timeout=10)
-        assert {entry.pid for entry in starts} == {*worker.children().values()} - {frozen}
-    finally:
-        os.kill(frozen, signal.SIGCONT)
+        assert {entry.pid for entry in starts} == {*worker.children().values()} - {victim}
 
 
 # The claimer by itself: a service over a real connection ------------------------------------------------
