@@ -383,3 +383,16 @@ def test_under_a_held_snapshot_a_claim_and_a_promotion_pay_for_dead_rows_only_un
         assert count(reader, "ready_jobs") == 50_000  # the snapshot was held all the while
         reader.rollback()
         session.close()
+
+
+def test_jobs_that_are_not_due_cost_a_promotion_nothing(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "select pgqueue.enqueue_many((select jsonb_agg(jsonb_build_object('task', 'later', 'delay', 3600 + n))"
+        " from generate_series(1, 20000) as n))"
+    )
+    explain = "explain (analyze, buffers, format json) select pgqueue.promote(1000)"
+    connection.execute(explain)  # the first call of a session reads the catalogs
+
+    ((plan,),) = connection.execute(explain).fetchall()
+
+    assert plan[0]["Plan"]["Shared Hit Blocks"] + plan[0]["Plan"]["Shared Read Blocks"] < 50
