@@ -312,7 +312,7 @@ create unlogged table pgqueue.sleepers (
 comment on table  pgqueue.sleepers is 'Idle workers, by queue. Enqueue notifies channel pgqueue_<worker_id> of as many as it brings jobs.';
 comment on column pgqueue.sleepers.queue is 'A queue that the worker serves.';
 comment on column pgqueue.sleepers.worker_id is 'The worker.';
-comment on column pgqueue.sleepers.slept_at is 'When it fell asleep or was last seen asleep; older than 25 s does not count.';
+comment on column pgqueue.sleepers.slept_at is 'When it fell asleep or was last seen asleep; older than 25 s does not count; -infinity: awake.';
 
 -- sql/1_tables/33_floors.sql
 -- Proven lower bounds, so that no claim and no promotion walks over dead index entries.
@@ -550,7 +550,8 @@ begin
             enqueue.args, enqueue.unique_key, enqueue.options);
     -- A statement of its own, after the insert: its snapshot sees every worker that fell asleep before (sleep.sql).
     if current_setting('transaction_isolation') <> 'read committed'
-       or exists (select from pgqueue.sleepers as s where s.queue = line)
+       or exists (select from pgqueue.sleepers as s
+                   where s.queue = line and s.slept_at > clock_timestamp() - interval '25 seconds')
     then
         perform pgqueue.notify_sleepers(line, 1);
     end if;
@@ -1168,7 +1169,8 @@ begin
         exception when others then
             problems := problems || format('promote: %s', sqlerrm);
         end;
-        delete from pgqueue.sleepers as s where s.slept_at < clock_timestamp() - interval '25 seconds';
+        delete from pgqueue.sleepers as s
+         where s.slept_at < clock_timestamp() - interval '25 seconds' and s.slept_at > '-infinity';
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p
@@ -1442,7 +1444,8 @@ begin
      where h.worker_id = any (heartbeat.worker_ids) and w.id = h.worker_id
        and h.beat_at < clock_timestamp() - w.lease / 30;
     update pgqueue.sleepers as s set slept_at = clock_timestamp()
-     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds';
+     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds'
+       and s.slept_at > '-infinity';
     return array(select b.id from unnest(heartbeat.worker_ids) as b (id)
                   where not exists (select from pgqueue.workers as w where w.id = b.id));
 end $$;
@@ -1553,8 +1556,8 @@ begin
     insert into pgqueue.sleepers (queue, worker_id, slept_at)
     select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
     on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
-    delete from pgqueue.sleepers as s
-     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues);
+    update pgqueue.sleepers as s set slept_at = '-infinity'
+     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues) and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.fall_asleep(bigint, text[]) is
 'Registers a worker as asleep for these queues and no others: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
@@ -1579,13 +1582,16 @@ comment on function pgqueue.writers(text, text[]) is
 'The virtual transactions, prepared ones included, that hold a lock for writing on a table of pgqueue.';
 
 -- Called by workers that have been busy for 200 ms, and at their end. Locks: the worker's rows of sleepers.
+-- The rows stay, awake: under a held snapshot a row that is deleted and inserted again leaves an index entry each time,
+-- and every insert of that key walks over all of them.
 create function pgqueue.wake_up(worker_id bigint)
 returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
 as $$
 begin
     perform set_config('synchronous_commit', 'off', true);
-    delete from pgqueue.sleepers as s where s.worker_id = wake_up.worker_id;
+    update pgqueue.sleepers as s set slept_at = '-infinity'
+     where s.worker_id = wake_up.worker_id and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers: nobody notifies it any more.';
 

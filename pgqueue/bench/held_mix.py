@@ -28,7 +28,7 @@ FEW = 3
 
 
 def measure(bench: Bench) -> Iterator[Result]:
-    seconds = max(3.0, 120.0 * bench.scale) if not bench.quick else max(3.0, 30.0 * bench.scale)
+    seconds = max(2.0, (30.0 if bench.quick else 120.0) * bench.scale)
     with ExitStack() as stack:
         dsn = stack.enter_context(bench.database())
         connection = stack.enter_context(connect(dsn))
@@ -127,7 +127,7 @@ class Feeder:
                         case 1 | 2:
                             job = flaky.enqueue(connection, n=n)
                         case 3 | 4:
-                            job = noop.using(delay=1.0 + n % 3).enqueue(connection, n=1, s=TEXT)
+                            job = noop.using(delay=0.5 + n % 3 / 2).enqueue(connection, n=1, s=TEXT)
                         case 5:
                             job = noop.using(unique_key=f"order {n}").enqueue(connection, n=1, s=TEXT)
                         case 6:  # the same key once more, its job finished or not

@@ -152,6 +152,8 @@ class Claimer:
         if jobs:
             self._hand.put(jobs)
             self._cursors.move(jobs)
+            if len(jobs) < max_jobs:
+                await asyncio.sleep(0)  # the slots begin before the next claim is built and sent
         now = time.monotonic()
         if self._walked:
             self._cursors.walked(now - started, now)
@@ -256,9 +258,10 @@ class Claimer:
 
 async def _within(event: asyncio.Event, seconds: float | None) -> bool:
     """Waits for an event, at most `seconds`; whether it came."""
+    if seconds is None:
+        return await event.wait()
     try:
         async with asyncio.timeout(seconds):
-            await event.wait()
+            return await event.wait()
     except TimeoutError:
         return False
-    return True

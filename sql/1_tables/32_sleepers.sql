@@ -12,4 +12,4 @@ create unlogged table pgqueue.sleepers (
 comment on table  pgqueue.sleepers is 'Idle workers, by queue. Enqueue notifies channel pgqueue_<worker_id> of as many as it brings jobs.';
 comment on column pgqueue.sleepers.queue is 'A queue that the worker serves.';
 comment on column pgqueue.sleepers.worker_id is 'The worker.';
-comment on column pgqueue.sleepers.slept_at is 'When it fell asleep or was last seen asleep; older than 25 s does not count.';
+comment on column pgqueue.sleepers.slept_at is 'When it fell asleep or was last seen asleep; older than 25 s does not count; -infinity: awake.';

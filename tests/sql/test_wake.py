@@ -140,7 +140,8 @@ def test_a_worker_that_woke_up_or_ended_is_not_notified(
     call(connection, "rescue", worker_id=ended)
     enqueue(connection)
     assert ear.heard() == []
-    assert count(connection, "sleepers") == 0
+    # The rows of the one that woke up stay, awake (see wake_up); those of the one that ended are gone.
+    assert count(connection, "sleepers") == 2
 
 
 def test_an_enqueue_that_is_rolled_back_notifies_nobody(

@@ -72,7 +72,8 @@ begin
         exception when others then
             problems := problems || format('promote: %s', sqlerrm);
         end;
-        delete from pgqueue.sleepers as s where s.slept_at < clock_timestamp() - interval '25 seconds';
+        delete from pgqueue.sleepers as s
+         where s.slept_at < clock_timestamp() - interval '25 seconds' and s.slept_at > '-infinity';
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p

@@ -15,7 +15,8 @@ begin
      where h.worker_id = any (heartbeat.worker_ids) and w.id = h.worker_id
        and h.beat_at < clock_timestamp() - w.lease / 30;
     update pgqueue.sleepers as s set slept_at = clock_timestamp()
-     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds';
+     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds'
+       and s.slept_at > '-infinity';
     return array(select b.id from unnest(heartbeat.worker_ids) as b (id)
                   where not exists (select from pgqueue.workers as w where w.id = b.id));
 end $$;

@@ -15,8 +15,8 @@ begin
     insert into pgqueue.sleepers (queue, worker_id, slept_at)
     select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
     on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
-    delete from pgqueue.sleepers as s
-     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues);
+    update pgqueue.sleepers as s set slept_at = '-infinity'
+     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues) and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.fall_asleep(bigint, text[]) is
 'Registers a worker as asleep for these queues and no others: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
@@ -41,12 +41,15 @@ comment on function pgqueue.writers(text, text[]) is
 'The virtual transactions, prepared ones included, that hold a lock for writing on a table of pgqueue.';
 
 -- Called by workers that have been busy for 200 ms, and at their end. Locks: the worker's rows of sleepers.
+-- The rows stay, awake: under a held snapshot a row that is deleted and inserted again leaves an index entry each time,
+-- and every insert of that key walks over all of them.
 create function pgqueue.wake_up(worker_id bigint)
 returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
 as $$
 begin
     perform set_config('synchronous_commit', 'off', true);
-    delete from pgqueue.sleepers as s where s.worker_id = wake_up.worker_id;
+    update pgqueue.sleepers as s set slept_at = '-infinity'
+     where s.worker_id = wake_up.worker_id and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers: nobody notifies it any more.';
