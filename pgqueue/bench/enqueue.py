@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from pgqueue.bench.harness import (
+    ASLEEP,
     TEXT,
     Bench,
     Connection,
@@ -172,7 +173,7 @@ def _busy(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
     with bench.database() as dsn, connect(dsn) as connection, bench.worker(dsn) as worker:
         app.enqueue_many(connection, [nap.item(seconds=3600.0)] * 50)
         wait_until(
-            lambda: not scalar(connection, "select count(*) from pgqueue.sleepers"),
+            lambda: not scalar(connection, f"select count(*) from {ASLEEP}"),
             "the worker's slots to fill",
         )
         figures = bench.alternate(

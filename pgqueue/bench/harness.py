@@ -31,6 +31,9 @@ PATIENCE = 120.0
 """Seconds that a measurement waits for its next event before it gives up."""
 
 
+ASLEEP = "pgqueue.sleepers as s where s.slept_at > clock_timestamp() - interval '25 seconds'"
+"""Who is asleep: a row may outlive its sleep."""
+
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -332,7 +335,7 @@ class Worker:
 
     def wait_until_asleep(self, connection: Connection) -> None:
         """Until every process sleeps, ready to be notified."""
-        query = "select count(distinct worker_id) from pgqueue.sleepers"
+        query = f"select count(distinct worker_id) from {ASLEEP}"
         self._wait(connection, query, "the worker's sleep")
         time.sleep(0.3)  # the looks that follow the registration
 

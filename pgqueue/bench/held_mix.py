@@ -28,7 +28,7 @@ FEW = 3
 
 
 def measure(bench: Bench) -> Iterator[Result]:
-    seconds = max(2.0, (30.0 if bench.quick else 120.0) * bench.scale)
+    seconds = max(1.0, (30.0 if bench.quick else 120.0) * bench.scale)
     with ExitStack() as stack:
         dsn = stack.enter_context(bench.database())
         connection = stack.enter_context(connect(dsn))

@@ -21,11 +21,10 @@ from pgqueue.bench.tasks import STAMP, stamp
 
 CHANNEL = "pgqueue_bench"
 _LISTEN = "import sys; from pgqueue.bench.wake import listen; listen(*sys.argv[1:])"
-WARM_UP = 20
 
 
 def measure(bench: Bench) -> Iterator[Result]:
-    samples = bench.size(1000, 500)
+    samples, warm_up = bench.size(1000, 500), bench.size(20)
     with (
         bench.database() as dsn,
         connect(dsn) as connection,
@@ -42,9 +41,9 @@ def measure(bench: Bench) -> Iterator[Result]:
             connection.execute("select pg_notify(%s, %s)", (CHANNEL, str(number)))
 
         # The first ones open connections and prepare statements.
-        woken, calls = waits(range(-WARM_UP, samples), {"job": (enqueue, started), "notify": (notify, heard)})
-    jobs, bare = sorted(woken["job"][WARM_UP:]), sorted(woken["notify"][WARM_UP:])
-    taken = statistics.median(calls[WARM_UP:])
+        woken, calls = waits(range(-warm_up, samples), {"job": (enqueue, started), "notify": (notify, heard)})
+    jobs, bare = sorted(woken["job"][warm_up:]), sorted(woken["notify"][warm_up:])
+    taken = statistics.median(calls[warm_up:])
     for name, share, limit in (("wake-p50", 0.5, 1.0), ("wake-p99", 0.99, 4.0)):
         note = f"{samples} enqueues, each {taken:.2f} ms by itself; a bare NOTIFY: {_at(bare, share):.2f} ms"
         yield below(name, _at(jobs, share), limit, unit="ms", note=note)

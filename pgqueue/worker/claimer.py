@@ -27,7 +27,7 @@ BUSY_SECONDS = 0.2
 FREQUENT = 20
 """After so many finds within 200 ms a worker looks by itself, until there are half as many: a NOTIFY for each job
 would make the commits of the enqueuers wait for each other."""
-LOOK_SECONDS = (0.002, 0.01)
+LOOK_SECONDS = (0.005, 0.02)
 """The pause between such looks: halved by a find, doubled by an empty look."""
 UNHEARD_SECONDS = 90.0
 """After this long a claim whose answer was lost is under way no more: the statement time-out is 60 s."""

@@ -46,7 +46,7 @@ class Hand:
         self._cells = list(range(board.capacity - 1, -1, -1))
         self._idle: deque[asyncio.Future[None]] = deque()
         self._low_water = 0
-        self._sampled_begun = 0
+        self._sampled_ended = 0
         self._sampled_at = time.monotonic()
         self._rate = 0.0
 
@@ -147,6 +147,9 @@ class Hand:
         now = time.monotonic()
         passed = now - self._sampled_at
         if passed >= 0.02:
-            self._rate = (self._rate + (self.begun - self._sampled_begun) / passed) / 2
-            self._sampled_begun, self._sampled_at = self.begun, now
+            # Of endings, not of starts: fifty long jobs that start together say nothing of the next fifty.
+            ended = self.begun - self.running
+            rate = (ended - self._sampled_ended) / passed
+            self._rate = rate if passed > 0.2 else (self._rate + rate) / 2
+            self._sampled_ended, self._sampled_at = ended, now
         return min(MAX_AHEAD, int(self._rate * AHEAD_SECONDS))

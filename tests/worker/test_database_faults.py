@@ -165,14 +165,20 @@ def own_server() -> Iterator[EmbeddedServer]:
         yield server
 
 
-@pytest.fixture
-def own_database(own_server: EmbeddedServer) -> str:
-    """A database there; the server takes it along when it goes."""
-    own_server.start()
+@pytest.fixture(scope="module")
+def own_databases(own_server: EmbeddedServer) -> list[str]:
+    """Databases there, one a test, made while the server is still whole; they go when it goes."""
     databases = Databases(own_server.dsn)
-    dsn = databases.create()
+    made = [databases.create() for _ in range(3)]
     databases.close()
-    return dsn
+    return made
+
+
+@pytest.fixture
+def own_database(own_server: EmbeddedServer, own_databases: list[str]) -> str:
+    """A fresh database on a running server."""
+    own_server.start()
+    return own_databases.pop()
 
 
 @pytest.fixture

@@ -120,8 +120,8 @@ def test_a_handler_that_blocks_the_loop_or_holds_the_gil_keeps_its_lease(
 ) -> None:
     worker = start_worker("-c", "1", processes=2, lease=1, beat=0.2, upkeep_interval=0.4)
     jobs = [
-        tasks.block_loop.enqueue(rows.connection, seconds=3).id,
-        tasks.hold_gil.enqueue(rows.connection, seconds=3).id,
+        tasks.block_loop.enqueue(rows.connection, seconds=2).id,
+        tasks.hold_gil.enqueue(rows.connection, seconds=2).id,
     ]
 
     done = rows.wait_for("completed", *jobs)
