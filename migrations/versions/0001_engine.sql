@@ -572,7 +572,7 @@ as $$
 #variable_conflict use_column
 declare
     total bigint;
-    bad boolean;
+    are_right boolean;
     keyed boolean;
     lines text[];
     own_ids bigint[];
@@ -582,31 +582,15 @@ begin
         raise exception using errcode = 'PQ001', message = 'jobs: expected a JSON array',
             hint = 'An array of objects keyed like the arguments of pgqueue.enqueue.';
     end if;
-    select count(*),
-           not coalesce(bool_and(coalesce(length(j.task) between 1 and 200 and j.task !~ '[[:cntrl:]]'
-               and (j.args is null or jsonb_typeof(j.args) = 'object'), false)
-               and coalesce(length(j.queue) between 1 and 100 and j.queue !~ '[[:cntrl:]*"'']', true)
-               and coalesce(j.priority between 0 and 9, true)
-               and coalesce(j.max_attempts between 1 and 32767, true)
-               and j.delay is null and j.run_at is null and j.unique_key is null and j.idempotency_key is null
-               and j.options is null), true),
-           coalesce(bool_or(j.unique_key is not null or j.idempotency_key is not null), false)
-      into total, bad, keyed
-      from jsonb_to_recordset(jobs) as j (task text, args jsonb, queue text, priority integer, run_at timestamptz,
-               delay double precision, max_attempts integer, unique_key text, idempotency_key text, options jsonb);
+    total := jsonb_array_length(jobs);
     if total = 0 then
         ids := '{}';
         created := '{}';
         return;
     end if;
-    if bad then
-        perform pgqueue.reject_job(j.task, coalesce(j.args, '{}'), j.queue, j.priority, j.run_at, j.delay, j.max_attempts,
-                                   j.unique_key, j.idempotency_key, j.options, j.n - 1)
-           from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
-                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
-                   idempotency_key text, options jsonb)) with ordinality
-                as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, n)
-          order by j.n;
+    keyed := jsonb_path_exists(jobs, '$[*].unique_key') or jsonb_path_exists(jobs, '$[*].idempotency_key');
+    if keyed then
+        perform pgqueue.reject_jobs(jobs);  -- before a key is waited for
     end if;
     own_ids := array(select nextval('pgqueue.job_ids') from generate_series(1, total));
     ids := own_ids;
@@ -639,19 +623,28 @@ begin
         end loop;
     end if;
     with given as materialized (
-        select own.id, coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)) as due,
-               (2 * coalesce(j.priority, 5) + 1)::smallint as lane, coalesce(j.max_attempts, 5)::smallint as max_attempts,
+        select own.id,
+               coalesce(j.run_at, clock_timestamp() + make_interval(
+                   secs => case when j.delay between 0 and 315360000 then j.delay end)) as due,
+               case when j.priority between 0 and 9 then 2 * j.priority + 1 else 11 end as lane,
+               case when j.max_attempts between 1 and 32767 then j.max_attempts else 5 end as max_attempts,
                coalesce(j.queue, 'default') as queue, j.task, coalesce(j.args, '{}') as args, j.unique_key, j.options,
                -- the clock is read by the statement that holds the lock (see enqueue)
-               clock_timestamp() as seen_at
+               clock_timestamp() as seen_at,
+               -- plain and right; what is not is looked at one by one below
+               length(j.task) between 1 and 200 and concat(j.task, j.queue) !~ '[[:cntrl:]]'
+               and (j.args is null or jsonb_typeof(j.args) = 'object')
+               and (j.queue is null or length(j.queue) between 1 and 100 and translate(j.queue, '*"''', '') = j.queue)
+               and (j.priority is null or j.priority between 0 and 9)
+               and (j.max_attempts is null or j.max_attempts between 1 and 32767)
+               and j.delay is null and j.run_at is null and j.options is null as is_right
           from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
                    run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
                    idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids)) with ordinality
                as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
                      own_id, id, n)
                cross join lateral (select j.own_id as id) as own
-         where j.id = j.own_id
-         order by j.n
+         where j.id = j.own_id  -- in the order given, as a function's rows come
     ), scheduled as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
@@ -664,7 +657,11 @@ begin
                g.unique_key, g.options
           from given as g where g.due is null or g.due <= g.seen_at
     )
-    select array_agg(g.queue) filter (where g.due is null or g.due <= g.seen_at) into lines from given as g;
+    select array_agg(g.queue) filter (where g.due is null or g.due <= g.seen_at), bool_and(coalesce(g.is_right, false))
+      into lines, are_right from given as g;
+    if not are_right and not keyed then
+        perform pgqueue.reject_jobs(jobs);  -- raises for what is wrong, and so undoes what was inserted
+    end if;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
        from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
     if keyed then
@@ -793,6 +790,23 @@ begin
 end $$;
 comment on function pgqueue.reject_job(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb, bigint) is
 'Private. Raises PQ001 or PQ003 naming the first bad argument, with a hint; returns when there is none.';
+
+-- The same for each job of a bulk, in order. Called by enqueue_many only after its cheap test has failed, or before keys
+-- are taken. Locks: none.
+create function pgqueue.reject_jobs(jobs jsonb) returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    perform pgqueue.reject_job(j.task, coalesce(j.args, '{}'), j.queue, j.priority, j.run_at, j.delay, j.max_attempts,
+                               j.unique_key, j.idempotency_key, j.options, j.n - 1)
+       from rows from (jsonb_to_recordset(reject_jobs.jobs) as (task text, args jsonb, queue text, priority integer,
+               run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+               idempotency_key text, options jsonb)) with ordinality
+            as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, n)
+      order by j.n;
+end $$;
+comment on function pgqueue.reject_jobs(jsonb) is
+'Private. Raises PQ001 or PQ003 naming the first bad job of a bulk by its place; returns when there is none.';
 
 -- sql/2_functions/shared/take_keys.sql
 -- Takes the keys of a new job, or finds the job that holds one.

@@ -44,7 +44,7 @@ def real(bench: Bench, jobs: int) -> float:
     with bench.database() as dsn, connect(dsn) as connection:
         feed(connection, "noop", jobs)
         connection.execute("analyze pgqueue.ready_jobs")
-        bench.settle_disk()
+        bench.settle()
         return drive(connection, jobs)
 
 
@@ -85,7 +85,7 @@ def prototype(bench: Bench, jobs: int) -> float:
             (payload(), jobs),
         )
         connection.execute("analyze q.jobs")
-        bench.settle_disk()
+        bench.settle()
         set_json_loads(lambda text: text, connection)  # neither side decodes the args
         cursor = connection.cursor(binary=True)
         claim = "select * from q.claim('default', 7, %s, %s::bigint[])"

@@ -57,7 +57,7 @@ def drain(bench: Bench, task: str, jobs: int) -> tuple[float, float]:
         last = stamp.using(priority=9).enqueue(connection, path=stamps.path, number=0).id
         connection.execute("analyze pgqueue.ready_jobs")
         with bench.worker(dsn) as worker:
-            bench.settle_disk()
+            bench.settle()
             cpu, started = worker.cpu_seconds(), time.perf_counter()
             run(connection, calls.resume("default"))
             stamps.wait(0)

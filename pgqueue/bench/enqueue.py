@@ -112,7 +112,7 @@ def bulk(bench: Bench) -> Iterator[Result]:
 
     def rate(side: Callable[[Connection], int]) -> float:
         with bench.database() as dsn, connect(dsn) as connection:
-            bench.settle_disk()
+            bench.settle()
             started = time.perf_counter()
             if side(connection) != count:
                 raise PgqueueError("a bulk did not return every job")
@@ -140,10 +140,10 @@ def many_clients(bench: Bench) -> Iterator[Result]:
 
 
 def _asleep(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
-    """The worker sleeps at the start and serves the queue; without NOTIFY it does so by looking every 50 ms."""
+    """The worker sleeps at the start and serves the queue; without NOTIFY it does so by looking every 10 ms."""
     with ExitStack() as stack:
         sides = {}
-        polling = {"wake": "poll", "poll_interval": "0.05"}
+        polling = {"wake": "poll", "poll_interval": "0.01"}
         for side, notify, settings in (("notified", "on", {}), ("silent", "off", polling)):
             dsn = stack.enter_context(bench.database())
             connection = stack.enter_context(connect(dsn))
@@ -192,7 +192,7 @@ def _busy(bench: Bench, pgbench: Path, script: str) -> Iterator[Result]:
 def run_pgbench(bench: Bench, pgbench: Path, script: str, dsn: str, notify: str) -> float:
     """Enqueues a second. `notify` is the setting `pgqueue.notify` of the clients' sessions."""
     transactions = bench.size(1000, 300)
-    bench.settle_disk()
+    bench.settle()
     done = subprocess.run(
         [
             pgbench,

@@ -27,6 +27,8 @@ from pgqueue.errors import PgqueueError
 
 TEXT = "x" * 100
 """What a no-op job carries beside a number: 130 bytes of jsonb together."""
+CALM = 0.1
+"""The share of all processors that may be in use when a clock starts."""
 PATIENCE = 120.0
 """Seconds that a measurement waits for its next event before it gives up."""
 
@@ -108,7 +110,8 @@ class Bench:
     """A server to measure on, and how large the measurements are.
 
     `dsn` is a database from which others are made and dropped, `install` brings a new one to the newest
-    schema. `pgbench` is PostgreSQL's own load generator, where there is one.
+    schema. `pgbench` is PostgreSQL's own load generator, where there is one. Before each clock starts, the bench waits
+    up to `calm` seconds for everybody else to leave the processor.
     """
 
     dsn: str
@@ -116,6 +119,7 @@ class Bench:
     tell: Callable[[str], None]
     quick: bool = False
     scale: float = 1.0
+    calm: float = 0.0
     pgbench: Path | None = None
     loads: dict[str, float] = field(default_factory=dict)
     """The load average of the machine when each measurement began."""
@@ -155,13 +159,14 @@ class Bench:
 
     def begin(self, name: str) -> None:
         """Notes the load of the machine, which is others' work, and warns when it is high."""
-        load, cores = os.getloadavg()[0], os.cpu_count() or 1
-        self.loads[name] = load
-        self.tell(f"{name}: load average {load:.2f} on {cores} cores")
-        if load > 0.5 * cores and len(self.loads) == 1:
+        self.wait_for_calm()
+        load, cores, busy = os.getloadavg()[0], os.cpu_count() or 1, busy_share(0.5)
+        if load > 0.5 * cores and not self.loads:
             self.tell(
-                "warning: something else runs on this machine; ratios suffer where a worker needs its cores"
+                "warning: this machine has other work to do; ratios suffer where a worker needs its cores"
             )
+        self.loads[name] = load
+        self.tell(f"{name}: load average {load:.2f}, {busy:.0%} of {cores} cores in use by others")
 
     def machine(self) -> dict[str, str]:
         """What was measured on, without a date or a name."""
@@ -197,10 +202,17 @@ class Bench:
         finally:
             self._command("drop database if exists {} with (force)", name)
 
-    def settle_disk(self) -> None:
-        """Writes out what earlier work left behind, so that no side pays for another's."""
+    def settle(self) -> None:
+        """Writes out what earlier work left behind, so that no side pays for another's, and waits for calm."""
         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
             self._admin.execute("checkpoint")
+        self.wait_for_calm()
+
+    def wait_for_calm(self) -> None:
+        """Until the processors were nearly idle for a second, at most `calm` seconds."""
+        deadline = time.monotonic() + self.calm
+        while time.monotonic() < deadline and busy_share(1.0) > CALM:
+            pass
 
     def _dsn_for(self, database: str) -> str:
         return make_conninfo(self.dsn, dbname=database)
@@ -234,6 +246,20 @@ class Bench:
     def stamps(self) -> Stamps:
         """A named pipe that jobs tell when they started."""
         return Stamps(self.folder / f"stamps-{next(self._numbers)}")
+
+
+def busy_share(seconds: float) -> float:
+    """How much of all processors was in use over some seconds, 0 to 1; 0 where the system does not tell."""
+    looks = []
+    for pause in (seconds, 0.0):
+        try:
+            values = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        except (OSError, ValueError):
+            return 0.0
+        looks.append((sum(values) - values[3] - values[4], sum(values)))
+        time.sleep(pause)
+    (busy, total), (busy_then, total_then) = looks
+    return (busy_then - busy) / max(1, total_then - total)
 
 
 def connect(dsn: str) -> Connection:

@@ -24,10 +24,23 @@ NAMES = ("ceiling", "drain", "enqueue", "wake", "held", "held-mix")
     "--report", type=click.Path(path_type=Path), metavar="FILE", help="Write a Markdown page as well."
 )
 @click.option("--scale", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Sizes times this.")
+@click.option(
+    "--calm",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Wait up to so long before each clock starts, until nothing else uses the processor.",
+)
 @json_option
 @dsn_option
 def bench(
-    names: tuple[str, ...], quick: bool, strict: bool, report: Path | None, scale: float, as_json: bool
+    names: tuple[str, ...],
+    quick: bool,
+    strict: bool,
+    report: Path | None,
+    scale: float,
+    calm: float,
+    as_json: bool,
 ) -> int:
     """Measure pgqueue here: ceiling, drain, enqueue, wake, held, held-mix, or those of NAMES.
 
@@ -42,7 +55,13 @@ def bench(
     with (
         _server(settings.dsn) as (dsn, pgbench),
         Bench(
-            dsn=dsn, install=migrate.upgrade, tell=note, quick=quick, scale=scale, pgbench=pgbench
+            dsn=dsn,
+            install=migrate.upgrade,
+            tell=note,
+            quick=quick,
+            scale=scale,
+            calm=calm,
+            pgbench=pgbench,
         ) as running,
     ):
         results = []

@@ -152,30 +152,47 @@ def test_no_more_transactions_are_open_than_the_setting_says(running: Service) -
     assert history.most_at_once(jobs) == 3
 
 
-def test_a_transaction_whose_lease_was_lost_commits_nothing(
+@every_kind
+def test_a_transaction_whose_lease_was_lost_commits_nothing(task: AnyTask, running: Service) -> None:
+    rows, history = running.rows, running.history
+    before = children(rows)
+    job = task.enqueue(rows.connection, gate=f"lost {task.name}")
+    history.wait_for("wrote", job.id)
+
+    # somebody gives the job back while it runs; it is claimed again, and its second run goes through
+    release = "select pgqueue.release(array[id], array[lease]) from pgqueue.running_jobs where id = %s"
+    assert rows.value(release, job.id) == [job.id]
+    rows.wait_for("completed", job.id)
+    finished = rows.job(job.id)
+    history.open(f"lost {task.name}")
+    running.worker.wait_for("lease.lost", job_id=job.id, dropped="transaction")
+
+    assert len(history.entries("end", job.id)) == 2
+    assert (effects(rows, job.id), children(rows)) == (1, before + 1)
+    assert rows.job(job.id) == finished
+    assert rows.all("select * from pgqueue.job_failures where job_id = %s", job.id) == []
+
+
+def test_a_worker_that_was_declared_dead_commits_nothing_any_more(
     start_worker: StartWorker, rows: Rows, history: History
 ) -> None:
     rows.connection.execute(EFFECTS)
-    # slow beats: the worker hears of its loss from the fence, before its supervisor does
+    # slow beats: the transactions end before the supervisor hears of the loss
     worker = start_worker("-c", "4", app=APP, lease=60, beat=15, upkeep_interval=15)
     jobs = [task.enqueue(rows.connection, gate="lost").id for task in KINDS]
     history.wait_for("wrote", *jobs, count=4)
 
-    # Rescued, but registered again at once: a worker that is declared dead ends before it can report them all.
     (id,) = worker.children()
-    rows.connection.execute("select pgqueue.pause('default')")
-    with rows.connection.transaction():
-        rows.connection.execute("create temp table registered as select * from pgqueue.workers")
-        assert rows.value("select pgqueue.rescue(%s)", id) == 4
-        rows.connection.execute("insert into pgqueue.workers select * from registered")
-        rows.connection.execute("insert into pgqueue.heartbeats values (%s, now())", [id])
+    assert rows.value("select pgqueue.rescue(%s)", id) == 4
     history.open("lost")
-    worker.wait_for("lease.lost", count=4, dropped="transaction")
 
-    assert rows.value("select count(*) from public.effects") == 0
-    assert children(rows) == 0
-    assert [rows.job(id)["crashes"] for id in jobs] == [1, 1, 1, 1]
-    assert rows.states(*jobs) == ["ready"] * 4
+    # its process ends, the next one runs the jobs again, and only that one's writes are there
+    worker.wait_for("worker.declared_dead", worker=id)
+    done = rows.wait_for("completed", *jobs)
+    assert [(row["attempt"], row["crashes"]) for row in done] == [(2, 1)] * 4
+    assert [effects(rows, id) for id in jobs] == [1, 1, 1, 1]
+    assert children(rows) == 4
+    assert history.starts_by_job() == dict.fromkeys(jobs, 2)
 
 
 def test_a_worker_killed_inside_its_transactions_has_each_effect_once(

@@ -54,3 +54,20 @@ begin
 end $$;
 comment on function pgqueue.reject_job(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb, bigint) is
 'Private. Raises PQ001 or PQ003 naming the first bad argument, with a hint; returns when there is none.';
+
+-- The same for each job of a bulk, in order. Called by enqueue_many only after its cheap test has failed, or before keys
+-- are taken. Locks: none.
+create function pgqueue.reject_jobs(jobs jsonb) returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    perform pgqueue.reject_job(j.task, coalesce(j.args, '{}'), j.queue, j.priority, j.run_at, j.delay, j.max_attempts,
+                               j.unique_key, j.idempotency_key, j.options, j.n - 1)
+       from rows from (jsonb_to_recordset(reject_jobs.jobs) as (task text, args jsonb, queue text, priority integer,
+               run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+               idempotency_key text, options jsonb)) with ordinality
+            as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, n)
+      order by j.n;
+end $$;
+comment on function pgqueue.reject_jobs(jsonb) is
+'Private. Raises PQ001 or PQ003 naming the first bad job of a bulk by its place; returns when there is none.';
