@@ -103,8 +103,12 @@ def test_a_frozen_childs_job_runs_elsewhere_and_its_own_outcome_comes_too_late(
     # what the first run says is refused while the second one is under way, and its process has to go
     seconds_until_gone(first.pid)
     assert len(history.entries("end", job)) <= 1
-    reports = worker.events("lease.lost", job_id=job) + worker.events("worker.declared_dead", worker=victim)
-    assert reports, "the late outcome was dropped without a word"
+    wait_until(
+        lambda: (
+            worker.events("lease.lost", job_id=job) + worker.events("worker.declared_dead", worker=victim)
+        ),
+        message="a word about the late outcome",
+    )
     assert rows.all("select * from pgqueue.running_jobs where id = %s", job) == [running]
 
     history.open("second")
@@ -224,5 +228,7 @@ def test_promotion_and_rescue_go_on_while_the_leader_is_frozen(
 
     leader.wait_for("worker.started", count=2)
     assert [rows.job(id) for id in lost] == done
-    late = leader.events("lease.lost") + leader.events("worker.declared_dead")
-    assert late, "the late outcomes were dropped without a word"
+    wait_until(
+        lambda: leader.events("lease.lost") + leader.events("worker.declared_dead"),
+        message="a word about the late outcomes",
+    )
