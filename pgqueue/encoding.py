@@ -58,8 +58,9 @@ def encode_args(
         if not plain:
             _Look(limit).at(args, 0)
         data = _encode(args)
+        text = data.decode()
         # A NUL shows as \u0000 in the text; looking for it there costs less than looking into each string.
-        if plain and b"\\u0000" in data:
+        if plain and "\\u0000" in text:
             _Look(limit).at(args, 0)
     except _TooLarge:
         raise error(f"{root}: more than {limit:,} bytes of JSON, which is the limit") from None
@@ -71,7 +72,7 @@ def encode_args(
         raise error(f"{root}: cannot be written as JSON: {safe_text(unexpected, 300)}") from unexpected
     if len(data) > limit:
         raise error(f"{root}: {len(data):,} bytes of JSON, the limit is {limit:,} bytes")
-    return data.decode()
+    return text
 
 
 def _plain(value: Any, depth: int, left: int) -> int:

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import msgspec
+
 
 class JobState(StrEnum):
     """The seven states. A job is in exactly one; completed and cancelled share the history."""
@@ -21,8 +23,7 @@ class JobState(StrEnum):
     DEAD = "dead"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, gc=False):
     """What an enqueue returns.
 
     `created` is false when a `unique_key` or an `idempotency_key` led to a job that exists already;

@@ -18,6 +18,8 @@ from pgqueue.error_text import one_line, safe_repr
 from pgqueue.errors import ConfigurationError, InvalidArgs
 
 _UNTYPED = inspect.Parameter.empty
+_UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What reading args may raise; a ValidationError is a DecodeError."""
 
 
 class Parameters:
@@ -96,6 +98,15 @@ class Parameters:
         bound.update(kwargs)
         return bound
 
+    def check(self, args: str) -> None:
+        """Raises `InvalidArgs` when `args` do not fit the function."""
+        try:
+            self._read(args)
+            if self._extra is not None:
+                self._add_extra(args, {})
+        except _UNREADABLE as error:
+            raise self._refusal(error) from error
+
     def decode(self, args: str) -> dict[str, Any]:
         """The keyword arguments for the function. Raises `InvalidArgs` when `args` do not fit it."""
         try:
@@ -107,16 +118,19 @@ class Parameters:
             if self._extra is not None:
                 self._add_extra(args, values)
             return values
-        except msgspec.ValidationError as error:
-            raise InvalidArgs(self._misfit(error)) from error
-        except (msgspec.DecodeError, UnicodeError) as error:
-            raise InvalidArgs(f"task {self._task}: the args are not JSON: {one_line(error)}") from error
-        except RecursionError as error:
-            raise InvalidArgs(f"task {self._task}: the args are nested too deep") from error
+        except _UNREADABLE as error:
+            raise self._refusal(error) from error
 
     def _add_extra(self, args: str, values: dict[str, Any]) -> None:
         unread = {name: value for name, value in msgspec.json.decode(args).items() if name not in self._known}
         values.update(msgspec.convert(unread, self._extra, dec_hook=read_hook))
+
+    def _refusal(self, error: Exception) -> InvalidArgs:
+        if isinstance(error, msgspec.ValidationError):
+            return InvalidArgs(self._misfit(error))
+        if isinstance(error, RecursionError):
+            return InvalidArgs(f"task {self._task}: the args are nested too deep")
+        return InvalidArgs(f"task {self._task}: the args are not JSON: {one_line(error)}")
 
     def _misfit(self, error: msgspec.ValidationError) -> str:
         """msgspec's message, `Expected `int`, got `str` - at `$.user_id``, in the words of the caller."""

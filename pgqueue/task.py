@@ -40,7 +40,7 @@ R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any], covariant=True)
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, gc=False):
     """One job to be, checked and encoded, for `app.enqueue_many`. Made by `Task.item(…)`."""
 
     task: str
@@ -74,7 +74,7 @@ class Enqueueable(Generic[F]):
         task = self.task
         encoded = encode_args(task.parameters.bind(args, kwargs) if args else kwargs, limit=task.limit())
         # What a worker could not read again is not enqueued in the first place.
-        task.decode(encoded)
+        task.parameters.check(encoded)
         return encoded
 
     @overload

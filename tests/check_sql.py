@@ -33,7 +33,13 @@ def main() -> int:
 
 
 def check(text: str) -> tuple[int, list[str]]:
-    """How many plpgsql bodies `text` has, and what does not parse: `line: message`."""
+    """How many plpgsql bodies `text` has, and what does not parse: `line: message`.
+
+    Text that is not ASCII counts as well: a database in LATIN1 cannot store it, and bodies and comments are stored.
+    """
+    foreign = [number for number, line in enumerate(text.splitlines(), start=1) if not line.isascii()]
+    if foreign:
+        return 0, [f"{number}: a character that is not ASCII" for number in foreign]
     try:
         statements = pglast.parse_sql(text)
     except ParseError as error:

@@ -10,11 +10,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from operator import attrgetter
+from typing import NamedTuple
 
 import structlog
 
 from pgqueue import calls
+from pgqueue.calls import Call
 from pgqueue.errors import DatabaseUnavailable, UnknownWorker
+from pgqueue.job import ClaimedJob
 from pgqueue.worker.cursors import Cursors, Start
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.link import OUTAGES, Backoff, Link, report_outage
@@ -34,6 +37,13 @@ UNHEARD_SECONDS = 90.0
 FRUITLESS_LOOKS = 5
 FLOOD_SECONDS = 0.05
 """After so many wake-ups in a row that led to nothing, a look costs this pause: hints are not trusted."""
+
+
+class _Claim(NamedTuple):
+    room: tuple[int, ...]
+    call: Call[list[ClaimedJob]]
+    fence: int
+    walks: bool
 
 
 class Claimer:
@@ -70,6 +80,7 @@ class Claimer:
         self._finds: deque[float] = deque(maxlen=FREQUENT)
         self._look = LOOK_SECONDS[0]
         self._fruitless = 0
+        self._loaded: _Claim | None = None
         self._stopping = False
         self._unheard: list[tuple[float, int]] = []  # claims whose answer was lost: when, and their fence
         self._asked_back: set[tuple[float, int]] = set()
@@ -99,7 +110,7 @@ class Claimer:
                 elif await self.run_once(room):
                     await self._note_busy()
                 else:
-                    await self._nap()
+                    await self._nap(room)
                 backoff = Backoff()
             except UnknownWorker:
                 raise
@@ -128,32 +139,25 @@ class Claimer:
     async def run_once(self, room: tuple[int, ...] | None = None) -> int:
         """One claim of what fits into the hand; returns how many jobs came."""
         room = room or self._room()
-        queues = self._queues
+        next_claim, self._loaded = self._loaded, None
+        if next_claim is None or next_claim.room != room:
+            next_claim = self._load(room)
         self._poked.clear()
         started = time.monotonic()
-        self._cursors.begin(started)
-        self._walked = self._cursors.walks(self._open)
+        self._walked = next_claim.walks
         max_jobs = room[-1]
-        fence = secrets.randbits(64) - 2**63
-        call = calls.claim(
-            worker_id=self._worker_id,
-            queues=queues,
-            limits=room[:-1],
-            max_jobs=max_jobs,
-            cursors=self._cursors.positions(queues),
-            fence=fence,
-        )
         try:
-            jobs = await self._link.run(call)
+            jobs = await self._link.run(next_claim.call)
         except DatabaseUnavailable:
             # It may have been carried out: jobs that nobody knows of, held by a worker that is alive.
-            self._unheard.append((time.monotonic(), fence))
+            self._unheard.append((time.monotonic(), next_claim.fence))
             raise
         if jobs:
             self._hand.put(jobs)
-            self._cursors.move(jobs)
             if len(jobs) < max_jobs:
                 await asyncio.sleep(0)  # the slots begin before the next claim is built and sent
+            self._cursors.move(jobs)
+        queues = self._queues
         now = time.monotonic()
         if self._walked:
             self._cursors.walked(now - started, now)
@@ -168,6 +172,20 @@ class Claimer:
             queues.remove(queue)
             queues.append(queue)
         return len(jobs)
+
+    def _load(self, room: tuple[int, ...]) -> _Claim:
+        """The next claim, ready to be sent."""
+        self._cursors.begin(time.monotonic())
+        fence = secrets.randbits(64) - 2**63
+        call = calls.claim(
+            worker_id=self._worker_id,
+            queues=self._queues,
+            limits=room[:-1],
+            max_jobs=room[-1],
+            cursors=self._cursors.positions(self._queues),
+            fence=fence,
+        )
+        return _Claim(room, call, fence, self._cursors.walks(self._open))
 
     def _room(self) -> tuple[int, ...]:
         """How many jobs may be claimed of each queue, in the order of the queues, and in all; all 0: none."""
@@ -206,7 +224,7 @@ class Claimer:
         self._asleep_for, self._writers = set(), None
         await self._link.run(calls.wake_up(self._worker_id))
 
-    async def _nap(self) -> None:
+    async def _nap(self, room: tuple[int, ...]) -> None:
         """A claim found nothing: one step towards sleep, or sleep itself (see `sql/…/sleep.sql`)."""
         self._busy_since = None
         if not self._listens:
@@ -238,6 +256,7 @@ class Claimer:
             self._fruitless += 1
             if self._fruitless > FRUITLESS_LOOKS:
                 await asyncio.sleep(FLOOD_SECONDS)
+            self._loaded = self._load(room)  # what can be done before the hint need not be done after it
             await self._hint(None)
 
     async def _hint(self, timeout: float | None) -> None:

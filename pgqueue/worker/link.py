@@ -10,9 +10,10 @@ import psycopg
 import structlog
 
 from pgqueue.calls import Call
-from pgqueue.drivers import run, translate
+from pgqueue.drivers import translate
 from pgqueue.error_text import safe_text
 from pgqueue.errors import DatabaseUnavailable, InvalidJob, PgqueueError
+from pgqueue.worker.wire import Wire
 
 T = TypeVar("T")
 
@@ -77,6 +78,7 @@ async def connect(dsn: str, *, name: str, pooled: bool) -> psycopg.AsyncConnecti
             autocommit=True,
             prepare_threshold=None if pooled else 1,
             application_name=name,
+            client_encoding="utf8",
             **KEEPALIVES,  # type: ignore[arg-type]
         )
     except psycopg.OperationalError as error:
@@ -103,6 +105,7 @@ class Link:
         self._name = name
         self._pooled = pooled
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._wire: Wire | None = None
         self._lock = asyncio.Lock()
         self.generation = 0
         """Counts connections: a change says that session state (LISTEN, locks) is gone."""
@@ -110,14 +113,16 @@ class Link:
     async def run(self, call: Call[T]) -> T:
         """Runs `call` once. Raises `DatabaseUnavailable` when the server is away; the next run reconnects."""
         async with self._lock:
-            connection = self._connection
-            if connection is None or connection.closed:
-                connection = self._connection = await connect(self._dsn, name=self._name, pooled=self._pooled)
+            connection, wire = self._connection, self._wire
+            if connection is None or wire is None or connection.closed:
+                self._connection = await connect(self._dsn, name=self._name, pooled=self._pooled)
+                wire = self._wire = Wire(self._connection, prepares=not self._pooled)
                 self.generation += 1
             try:
-                return await run(connection, call)
-            except (DatabaseUnavailable, asyncio.CancelledError):
-                # Cancelled in the middle of a call, the connection may hold half an answer.
+                return await wire.run(call)
+            except (psycopg.Error, DatabaseUnavailable, asyncio.CancelledError):
+                # Cancelled in the middle of a call, the connection may hold half an answer; and after an error
+                # that nobody foresaw (a prepared statement that is gone, say) a new session is the remedy.
                 await self._drop()
                 raise
 

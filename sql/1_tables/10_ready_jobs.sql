@@ -26,7 +26,7 @@ comment on column pgqueue.ready_jobs.id is 'The job''s id, the same for its whol
 comment on column pgqueue.ready_jobs.position is 'Place in the lane; drawn by the default only (see pgqueue.positions).';
 comment on column pgqueue.ready_jobs.run_at is 'When the job became due.';
 comment on column pgqueue.ready_jobs.created_at is 'When the job was enqueued.';
-comment on column pgqueue.ready_jobs.lane is '2 * priority (0 first … 9) + 1, or + 0 when returned by a release or a rescue.';
+comment on column pgqueue.ready_jobs.lane is '2 * priority (0 first ... 9) + 1, or + 0 when returned by a release or a rescue.';
 comment on column pgqueue.ready_jobs.attempt is 'Attempts made so far; counted at claim.';
 comment on column pgqueue.ready_jobs.max_attempts is 'Attempts after which a failure makes a dead letter.';
 comment on column pgqueue.ready_jobs.crashes is 'How often a worker process died while this job was in its hands.';

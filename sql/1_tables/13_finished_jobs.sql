@@ -33,4 +33,4 @@ comment on table  pgqueue.finished_jobs_overflow is 'Endings of a day that had n
 comment on column pgqueue.finished_jobs.finished_at is 'When the job ended.';
 comment on column pgqueue.finished_jobs.day is 'The partition: the UTC day of finished_at, or -infinity in the overflow.';
 comment on column pgqueue.finished_jobs.state is 'completed or cancelled.';
-comment on column pgqueue.finished_jobs.reason is 'Why it was cancelled (discarded, …); null when completed.';
+comment on column pgqueue.finished_jobs.reason is 'Why it was cancelled (discarded, ...); null when completed.';

@@ -336,6 +336,34 @@ def test_a_bulk_sorts_its_jobs_into_ready_and_scheduled(connection: psycopg.Conn
     assert tables == ["ready_jobs", "scheduled_jobs", "ready_jobs"]
 
 
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_bulk_of_all_kinds_keeps_each_jobs_place_and_its_order_among_those_without_a_time(
+    connection: psycopg.Connection, keyed: bool
+) -> None:
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"options": {"tags": ["a"]}},
+        {"delay": 60},
+        {"run_at": "2020-01-01"},
+        {"queue": "other", "priority": 3, "max_attempts": 7},
+        {"delay": 0},
+    ]
+    jobs = [{"task": "t", "args": {"n": n}, **kinds[n % len(kinds)]} for n in range(60)]
+    if keyed:
+        jobs = [{**job, "unique_key": f"{n}"} for n, job in enumerate(jobs)]
+    ids, created = enqueue_many(connection, jobs)
+    assert all(created)
+    stored = [row_of(connection, id) for id in ids]
+    assert [row["args"]["n"] for row in stored] == list(range(60))
+    assert [row["table"] == "scheduled_jobs" for row in stored] == [job.get("delay") == 60 for job in jobs]
+    assert [row["queue"] for row in stored] == [job.get("queue", "default") for job in jobs]
+    assert [row["options"] for row in stored] == [job.get("options") for job in jobs]
+    timeless = [
+        row["position"] for row, job in zip(stored, jobs, strict=True) if not {"delay", "run_at"} & {*job}
+    ]
+    assert timeless == sorted(timeless)
+
+
 def test_an_empty_bulk_is_empty(connection: psycopg.Connection) -> None:
     assert enqueue_many(connection, []) == ([], [])
 

@@ -39,10 +39,13 @@ class Databases:
         self._command("create database {} template {} strategy file_copy", name, self._template)
         return self.dsn_for(name)
 
-    def create_empty(self) -> str:
-        """The DSN of a fresh database without pgqueue's schema."""
+    def create_empty(self, *, encoding: str | None = None) -> str:
+        """The DSN of a fresh database without pgqueue's schema, in the server's `encoding` or another one."""
         name = f"{self._prefix}_{next(self._numbers)}"
-        self._command("create database {}", name)
+        if encoding is None:
+            self._command("create database {}", name)
+        else:
+            self._command(f"create database {{}} template template0 encoding {encoding} locale 'C'", name)
         return self.dsn_for(name)
 
     def drop(self, dsn: str) -> None:

@@ -8,9 +8,11 @@ as $$
 #variable_conflict use_column
 declare
     total bigint;
-    are_right boolean;
+    ready bigint;
+    is_plain boolean;
     keyed boolean;
     lines text[];
+    line_jobs bigint[];
     own_ids bigint[];
     item record;
 begin
@@ -58,48 +60,64 @@ begin
             end if;
         end loop;
     end if;
-    with given as materialized (
-        select own.id,
-               coalesce(j.run_at, clock_timestamp() + make_interval(
-                   secs => case when j.delay between 0 and 315360000 then j.delay end)) as due,
-               case when j.priority between 0 and 9 then 2 * j.priority + 1 else 11 end as lane,
-               case when j.max_attempts between 1 and 32767 then j.max_attempts else 5 end as max_attempts,
-               coalesce(j.queue, 'default') as queue, j.task, coalesce(j.args, '{}') as args, j.unique_key, j.options,
-               -- the clock is read by the statement that holds the lock (see enqueue)
-               clock_timestamp() as seen_at,
-               -- plain and right; what is not is looked at one by one below
-               length(j.task) between 1 and 200 and concat(j.task, j.queue) !~ '[[:cntrl:]]'
-               and (j.args is null or jsonb_typeof(j.args) = 'object')
-               and (j.queue is null or length(j.queue) between 1 and 100 and translate(j.queue, '*"''', '') = j.queue)
-               and (j.priority is null or j.priority between 0 and 9)
-               and (j.max_attempts is null or j.max_attempts between 1 and 32767)
-               and j.delay is null and j.run_at is null and j.options is null as is_right
-          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
-                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
-                   idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids)) with ordinality
-               as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
-                     own_id, id, n)
-               cross join lateral (select j.own_id as id) as own
-         where j.id = j.own_id  -- in the order given, as a function's rows come
-    ), scheduled as (
-        insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
-                                            args, unique_key, options)
-        select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
-          from given as g where g.due > g.seen_at
-    ), ready as (
+    -- The jobs without a time of their own: nearly always all of them, so one plain insert. What could not be stored is
+    -- left out, and so missed below. Names are looked at once a queue and task.
+    with inserted as (
         insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
                                         unique_key, options)
-        select g.id, coalesce(g.due, now()), now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args,
-               g.unique_key, g.options
-          from given as g where g.due is null or g.due <= g.seen_at
+        select j.own_id, now(), now(), 2 * coalesce(j.priority, 5) + 1, 0, coalesce(j.max_attempts, 5), 0,
+               coalesce(j.queue, 'default'), j.task, coalesce(j.args, '{}'), j.unique_key, j.options
+          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
+                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+                   idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids))
+               as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
+                     own_id, id)
+         where j.id = j.own_id and j.run_at is null and j.delay is null and j.task is not null
+           and (j.args is null or jsonb_typeof(j.args) = 'object')
+           and (j.priority is null or j.priority between 0 and 9)
+           and (j.max_attempts is null or j.max_attempts between 1 and 32767)
+        returning queue, task, options is not null as has_options
+    ), counted as (
+        select i.queue, i.task, count(*) as jobs, bool_or(i.has_options) as has_options
+          from inserted as i group by i.queue, i.task
     )
-    select array_agg(g.queue) filter (where g.due is null or g.due <= g.seen_at), bool_and(coalesce(g.is_right, false))
-      into lines, are_right from given as g;
-    if not are_right and not keyed then
+    select coalesce(array_agg(c.queue), '{}'), coalesce(array_agg(c.jobs), '{}'), coalesce(sum(c.jobs), 0),
+           coalesce(bool_and(not c.has_options and length(c.task) between 1 and 200
+                             and length(c.queue) between 1 and 100 and translate(c.queue, '*"''', '') = c.queue
+                             and concat(c.task, c.queue) !~ '[[:cntrl:]]'), true)
+      into lines, line_jobs, ready, is_plain from counted as c;
+    if not (keyed or is_plain and ready = total) then
         perform pgqueue.reject_jobs(jobs);  -- raises for what is wrong, and so undoes what was inserted
     end if;
-    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
-       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if ready < total then
+        with given as materialized (
+            select j.own_id as id, coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)) as due,
+                   2 * coalesce(j.priority, 5) + 1 as lane, coalesce(j.max_attempts, 5) as max_attempts,
+                   coalesce(j.queue, 'default') as queue, j.task, coalesce(j.args, '{}') as args, j.unique_key, j.options,
+                   clock_timestamp() as seen_at  -- the clock is read by the statement that holds the lock (see enqueue)
+              from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
+                       run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+                       idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids))
+                   as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
+                         own_id, id)
+             where j.id = j.own_id and (j.run_at is not null or j.delay is not null)
+        ), scheduled as (
+            insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                                args, unique_key, options)
+            select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+              from given as g where g.due > g.seen_at
+        ), overdue as (
+            insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
+                                            args, unique_key, options)
+            select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+              from given as g where g.due <= g.seen_at
+            returning queue
+        )
+        select lines || coalesce(array_agg(o.queue), '{}'),
+               line_jobs || coalesce(array_agg(1::bigint), '{}') into lines, line_jobs from overdue as o;
+    end if;
+    perform pgqueue.notify_sleepers(l.queue, sum(l.jobs)::integer)
+       from unnest(lines, line_jobs) as l (queue, jobs) group by l.queue;
     if keyed then
         created := array(select i.id = i.own_id from unnest(enqueue_many.ids, own_ids) with ordinality as i (id, own_id, n)
                           order by i.n);

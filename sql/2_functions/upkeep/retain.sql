@@ -1,6 +1,6 @@
 -- Makes the day partitions ahead, and forgets idempotency keys that have expired, at most 1,000 a call.
 -- Called by the leader, once an hour. The only place with dynamic SQL: a partition's name is its day.
--- Locks: SHARE UPDATE EXCLUSIVE on the parents, by ATTACH (create … partition of would wait behind BI readers, and
+-- Locks: SHARE UPDATE EXCLUSIVE on the parents, by ATTACH (create ... partition of would wait behind BI readers, and
 -- completions behind it). Index: unique_keys_expiry.
 create function pgqueue.retain()
 returns integer language plpgsql security definer

@@ -2,7 +2,7 @@
 -- Returns the ids that were accepted; the others' leases were lost and nothing was changed for them.
 -- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job.
 --
--- Hazard: `delete … using unnest(…)` lets the planner begin with running_jobs when that was analyzed while empty, and
+-- Hazard: `delete ... using unnest(...)` lets the planner begin with running_jobs when that was analyzed while empty, and
 -- compare each of its rows with each pair: 300 ms instead of 7. A lateral look-up with a limit cannot be turned round.
 create function pgqueue.complete(ids bigint[], leases bigint[])
 returns bigint[] language plpgsql security definer
