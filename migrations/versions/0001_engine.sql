@@ -300,17 +300,21 @@ comment on column pgqueue.heartbeats.beat_at is 'The last beat, by the database'
 -- sql/1_tables/32_sleepers.sql
 -- Idle workers that want a NOTIFY. Every enqueue reads it, so it must stay tiny: a worker registers at most
 -- 5 times a second and stays registered until it has been busy for 200 ms.
+-- A row is looked for by queue and period and never further back than 35 s: under a held snapshot no dead version can go,
+-- and each nap leaves two of them; so the key changes every ten seconds, and readers walk over the last few alone.
 -- Unlogged: after a crash of the server nobody sleeps, every worker reconnects and looks.
 
 create unlogged table pgqueue.sleepers (
     queue     text        collate "C" not null,
+    period    timestamptz not null,
     worker_id bigint      not null,
     slept_at  timestamptz not null,
-    constraint sleepers_one_row_a_worker primary key (queue, worker_id)
+    constraint sleepers_one_row_a_worker_and_period primary key (queue, period, worker_id)
 ) with (fillfactor = 50);
 
 comment on table  pgqueue.sleepers is 'Idle workers, by queue. Enqueue notifies channel pgqueue_<worker_id> of as many as it brings jobs.';
 comment on column pgqueue.sleepers.queue is 'A queue that the worker serves.';
+comment on column pgqueue.sleepers.period is 'The ten seconds in which it fell asleep or was last seen asleep.';
 comment on column pgqueue.sleepers.worker_id is 'The worker.';
 comment on column pgqueue.sleepers.slept_at is 'When it fell asleep or was last seen asleep; older than 25 s does not count; -infinity: awake.';
 
@@ -551,7 +555,8 @@ begin
     -- A statement of its own, after the insert: its snapshot sees every worker that fell asleep before (sleep.sql).
     if current_setting('transaction_isolation') <> 'read committed'
        or exists (select from pgqueue.sleepers as s
-                   where s.queue = line and s.slept_at > clock_timestamp() - interval '25 seconds')
+                   where s.queue = line and s.period > now() - interval '35 seconds'
+                     and s.slept_at > clock_timestamp() - interval '25 seconds')
     then
         perform pgqueue.notify_sleepers(line, 1);
     end if;
@@ -728,7 +733,7 @@ comment on function pgqueue.history_day(text) is
 -- Wakes as many idle workers of a queue as it brings jobs, each on its own channel; nobody asleep: no NOTIFY.
 -- Called by enqueue, promote, release, rescue, replay, and by a claim that came back full; after their insert, in a
 -- statement of its own (VOLATILE: a fresh snapshot), which is half of what closes the race with falling asleep.
--- Locks: none, unless it notifies (then the database-wide NOTIFY lock at commit). Index: sleepers_one_row_a_worker.
+-- Locks: none, unless it notifies (then the database-wide NOTIFY lock at commit). Index: sleepers_one_row_a_worker_and_period.
 create function pgqueue.notify_sleepers(queue text, jobs integer)
 returns void language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -742,9 +747,10 @@ begin
     perform pg_notify('pgqueue_' || s.worker_id, '')
        from (select sleepers.worker_id
                from pgqueue.sleepers
-              where sleepers.queue = notify_sleepers.queue
+              where sleepers.queue = notify_sleepers.queue and sleepers.period > now() - interval '35 seconds'
                 and sleepers.slept_at > clock_timestamp() - interval '25 seconds'
-              order by sleepers.slept_at desc
+              group by sleepers.worker_id
+              order by max(sleepers.slept_at) desc
               limit notify_sleepers.jobs) as s
       where current_setting('pgqueue.notify', true) is distinct from 'off';
 end $$;
@@ -1202,7 +1208,8 @@ begin
             problems := problems || format('promote: %s', sqlerrm);
         end;
         delete from pgqueue.sleepers as s
-         where s.slept_at < clock_timestamp() - interval '25 seconds' and s.slept_at > '-infinity';
+         using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
+         where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p
@@ -1310,6 +1317,7 @@ begin
             perform pg_notify('pgqueue_' || s.worker_id, '')
                from (select n.worker_id from pgqueue.sleepers as n
                       where n.queue = claim.queues[i] and n.worker_id <> claim.worker_id
+                        and n.period > now() - interval '35 seconds'
                         and n.slept_at > clock_timestamp() - interval '25 seconds'
                       order by n.worker_id < claim.worker_id, n.worker_id
                       limit 1) as s
@@ -1461,7 +1469,7 @@ comment on function pgqueue.fail(jsonb) is
 -- sql/2_functions/worker/heartbeat.sql
 -- Says that workers are alive. Called by their supervisor, every 2 s while they hold jobs.
 -- Returns the ids that are registered no more: their jobs belong to others now.
--- Locks: the workers' rows of heartbeats. Index: heartbeats_one_row_a_worker.
+-- Locks: the workers' rows of heartbeats and sleepers. Index: heartbeats_one_row_a_worker, sleepers_one_row_a_worker_and_period.
 create function pgqueue.heartbeat(worker_ids bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
@@ -1475,9 +1483,16 @@ begin
       from pgqueue.workers as w
      where h.worker_id = any (heartbeat.worker_ids) and w.id = h.worker_id
        and h.beat_at < clock_timestamp() - w.lease / 30;
-    update pgqueue.sleepers as s set slept_at = clock_timestamp()
-     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds'
-       and s.slept_at > '-infinity';
+    -- Who sleeps on sleeps in a new period. Locked, so that nobody who is being taken off comes back.
+    insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
+    select asleep.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), asleep.worker_id, clock_timestamp()
+      from (select s.queue, s.worker_id
+              from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
+                   join pgqueue.sleepers as s on s.queue = q.queue and s.worker_id = w.id
+             where w.id = any (heartbeat.worker_ids) and s.period > now() - interval '30 seconds'
+               and s.slept_at < clock_timestamp() - interval '10 seconds' and s.slept_at > '-infinity'
+               for update of s) as asleep
+    on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     return array(select b.id from unnest(heartbeat.worker_ids) as b (id)
                   where not exists (select from pgqueue.workers as w where w.id = b.id));
 end $$;
@@ -1585,11 +1600,15 @@ as $$
 #variable_conflict use_column
 begin
     perform set_config('synchronous_commit', 'off', true);
-    insert into pgqueue.sleepers (queue, worker_id, slept_at)
-    select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
-    on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
+    insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
+    select q.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), fall_asleep.worker_id, clock_timestamp()
+      from unnest(fall_asleep.queues) as q (queue)
+    on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     update pgqueue.sleepers as s set slept_at = '-infinity'
-     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues) and s.slept_at > '-infinity';
+      from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
+     where w.id = fall_asleep.worker_id and q.queue <> all (fall_asleep.queues)
+       and s.queue = q.queue and s.worker_id = w.id
+       and s.period > now() - interval '1 minute' and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.fall_asleep(bigint, text[]) is
 'Registers a worker as asleep for these queues and no others: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
@@ -1618,12 +1637,14 @@ comment on function pgqueue.writers(text, text[]) is
 -- and every insert of that key walks over all of them.
 create function pgqueue.wake_up(worker_id bigint)
 returns void language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
 as $$
 begin
     perform set_config('synchronous_commit', 'off', true);
     update pgqueue.sleepers as s set slept_at = '-infinity'
-     where s.worker_id = wake_up.worker_id and s.slept_at > '-infinity';
+      from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
+     where w.id = wake_up.worker_id and s.queue = q.queue and s.worker_id = w.id
+       and s.period > now() - interval '1 minute' and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers: nobody notifies it any more.';
 

@@ -385,6 +385,36 @@ def test_under_a_held_snapshot_a_claim_and_a_promotion_pay_for_dead_rows_only_un
         session.close()
 
 
+def test_under_a_held_snapshot_an_enqueue_does_not_pay_for_the_naps_of_long_ago(fresh: str) -> None:
+    with open_session(fresh) as connection, open_session(fresh, autocommit=False) as reader:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        assert count(reader, "sleepers") == 0
+        session, worker = explaining(fresh), register(connection)
+        marker = 'pgqueue."enqueue"'
+
+        def enqueue() -> Any:
+            return call(session, "enqueue", task="t")
+
+        buffers(session, enqueue, marker)  # the first call reads the catalogs as well
+        before = buffers(session, enqueue, marker)
+        # what six minutes of naps leave behind: two versions each, in the ten seconds in which it was
+        for ago in range(6, 42):
+            moment = f"now() - interval '{ago * 10} s'"
+            connection.execute(
+                f"""insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
+                    values ('default', date_bin('10 s', {moment}, '2000-01-01'), {worker}, '-infinity')"""
+            )
+            for _ in range(
+                30
+            ):  # each in a transaction of its own: one that replaces its own rows leaves nothing
+                connection.execute(
+                    f"""update pgqueue.sleepers set slept_at = '-infinity'
+                         where queue = 'default' and period = date_bin('10 s', {moment}, '2000-01-01')"""
+                )
+        assert buffers(session, enqueue, marker) <= before + 3
+        session.close()
+
+
 def test_jobs_that_are_not_due_cost_a_promotion_nothing(connection: psycopg.Connection) -> None:
     connection.execute(
         "select pgqueue.enqueue_many((select jsonb_agg(jsonb_build_object('task', 'later', 'delay', 3600 + n))"

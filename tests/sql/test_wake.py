@@ -123,7 +123,9 @@ def test_a_stale_sleeper_is_not_notified_and_not_in_the_way(
 
 def test_a_beat_keeps_a_sleeper_fresh(connect: Connect, connection: psycopg.Connection) -> None:
     workers = [asleep(connection) for _ in range(2)]
-    connection.execute("update pgqueue.sleepers set slept_at = now() - interval '24 s'")
+    connection.execute(
+        "update pgqueue.sleepers set slept_at = now() - interval '24 s', period = period - interval '20 s'"
+    )
     call(connection, "heartbeat", worker_ids=[workers[0]])
     connection.execute("update pgqueue.sleepers set slept_at = slept_at - interval '2 s'")
     ear = Ear(connect, *workers)

@@ -65,7 +65,8 @@ begin
     -- A statement of its own, after the insert: its snapshot sees every worker that fell asleep before (sleep.sql).
     if current_setting('transaction_isolation') <> 'read committed'
        or exists (select from pgqueue.sleepers as s
-                   where s.queue = line and s.slept_at > clock_timestamp() - interval '25 seconds')
+                   where s.queue = line and s.period > now() - interval '35 seconds'
+                     and s.slept_at > clock_timestamp() - interval '25 seconds')
     then
         perform pgqueue.notify_sleepers(line, 1);
     end if;

@@ -1,7 +1,7 @@
 -- Wakes as many idle workers of a queue as it brings jobs, each on its own channel; nobody asleep: no NOTIFY.
 -- Called by enqueue, promote, release, rescue, replay, and by a claim that came back full; after their insert, in a
 -- statement of its own (VOLATILE: a fresh snapshot), which is half of what closes the race with falling asleep.
--- Locks: none, unless it notifies (then the database-wide NOTIFY lock at commit). Index: sleepers_one_row_a_worker.
+-- Locks: none, unless it notifies (then the database-wide NOTIFY lock at commit). Index: sleepers_one_row_a_worker_and_period.
 create function pgqueue.notify_sleepers(queue text, jobs integer)
 returns void language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15,9 +15,10 @@ begin
     perform pg_notify('pgqueue_' || s.worker_id, '')
        from (select sleepers.worker_id
                from pgqueue.sleepers
-              where sleepers.queue = notify_sleepers.queue
+              where sleepers.queue = notify_sleepers.queue and sleepers.period > now() - interval '35 seconds'
                 and sleepers.slept_at > clock_timestamp() - interval '25 seconds'
-              order by sleepers.slept_at desc
+              group by sleepers.worker_id
+              order by max(sleepers.slept_at) desc
               limit notify_sleepers.jobs) as s
       where current_setting('pgqueue.notify', true) is distinct from 'off';
 end $$;

@@ -73,7 +73,8 @@ begin
             problems := problems || format('promote: %s', sqlerrm);
         end;
         delete from pgqueue.sleepers as s
-         where s.slept_at < clock_timestamp() - interval '25 seconds' and s.slept_at > '-infinity';
+         using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
+         where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p

@@ -68,6 +68,7 @@ begin
             perform pg_notify('pgqueue_' || s.worker_id, '')
                from (select n.worker_id from pgqueue.sleepers as n
                       where n.queue = claim.queues[i] and n.worker_id <> claim.worker_id
+                        and n.period > now() - interval '35 seconds'
                         and n.slept_at > clock_timestamp() - interval '25 seconds'
                       order by n.worker_id < claim.worker_id, n.worker_id
                       limit 1) as s

@@ -1,6 +1,6 @@
 -- Says that workers are alive. Called by their supervisor, every 2 s while they hold jobs.
 -- Returns the ids that are registered no more: their jobs belong to others now.
--- Locks: the workers' rows of heartbeats. Index: heartbeats_one_row_a_worker.
+-- Locks: the workers' rows of heartbeats and sleepers. Index: heartbeats_one_row_a_worker, sleepers_one_row_a_worker_and_period.
 create function pgqueue.heartbeat(worker_ids bigint[])
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
@@ -14,9 +14,16 @@ begin
       from pgqueue.workers as w
      where h.worker_id = any (heartbeat.worker_ids) and w.id = h.worker_id
        and h.beat_at < clock_timestamp() - w.lease / 30;
-    update pgqueue.sleepers as s set slept_at = clock_timestamp()
-     where s.worker_id = any (heartbeat.worker_ids) and s.slept_at < clock_timestamp() - interval '10 seconds'
-       and s.slept_at > '-infinity';
+    -- Who sleeps on sleeps in a new period. Locked, so that nobody who is being taken off comes back.
+    insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
+    select asleep.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), asleep.worker_id, clock_timestamp()
+      from (select s.queue, s.worker_id
+              from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
+                   join pgqueue.sleepers as s on s.queue = q.queue and s.worker_id = w.id
+             where w.id = any (heartbeat.worker_ids) and s.period > now() - interval '30 seconds'
+               and s.slept_at < clock_timestamp() - interval '10 seconds' and s.slept_at > '-infinity'
+               for update of s) as asleep
+    on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     return array(select b.id from unnest(heartbeat.worker_ids) as b (id)
                   where not exists (select from pgqueue.workers as w where w.id = b.id));
 end $$;

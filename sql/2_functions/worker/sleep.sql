@@ -12,11 +12,15 @@ as $$
 #variable_conflict use_column
 begin
     perform set_config('synchronous_commit', 'off', true);
-    insert into pgqueue.sleepers (queue, worker_id, slept_at)
-    select q.queue, fall_asleep.worker_id, clock_timestamp() from unnest(fall_asleep.queues) as q (queue)
-    on conflict (queue, worker_id) do update set slept_at = excluded.slept_at;
+    insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
+    select q.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), fall_asleep.worker_id, clock_timestamp()
+      from unnest(fall_asleep.queues) as q (queue)
+    on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     update pgqueue.sleepers as s set slept_at = '-infinity'
-     where s.worker_id = fall_asleep.worker_id and s.queue <> all (fall_asleep.queues) and s.slept_at > '-infinity';
+      from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
+     where w.id = fall_asleep.worker_id and q.queue <> all (fall_asleep.queues)
+       and s.queue = q.queue and s.worker_id = w.id
+       and s.period > now() - interval '1 minute' and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.fall_asleep(bigint, text[]) is
 'Registers a worker as asleep for these queues and no others: enqueues into these queues notify it on channel pgqueue_<worker_id>.';
@@ -45,11 +49,13 @@ comment on function pgqueue.writers(text, text[]) is
 -- and every insert of that key walks over all of them.
 create function pgqueue.wake_up(worker_id bigint)
 returns void language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
 as $$
 begin
     perform set_config('synchronous_commit', 'off', true);
     update pgqueue.sleepers as s set slept_at = '-infinity'
-     where s.worker_id = wake_up.worker_id and s.slept_at > '-infinity';
+      from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
+     where w.id = wake_up.worker_id and s.queue = q.queue and s.worker_id = w.id
+       and s.period > now() - interval '1 minute' and s.slept_at > '-infinity';
 end $$;
 comment on function pgqueue.wake_up(bigint) is 'Takes a worker off the sleepers: nobody notifies it any more.';
