@@ -226,6 +226,8 @@ def test_ctrl_c_ends_a_command_without_a_traceback() -> None:
         "import signal, click\nfrom pgqueue import cli\n"
         "@click.command()\n"
         "def wait():\n    print('waiting', flush=True); signal.pause()\n"
+        # a shell starts what runs in its background with the signal ignored, and that is inherited
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli.Main.get_command = lambda self, ctx, name: wait\n"
         "cli.main(['wait'])"
     )
