@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from pgqueue import errors
     from pgqueue.app import App
     from pgqueue.context import Context
-    from pgqueue.job import Fail, Job, JobState, Retry, Snooze
+    from pgqueue.job import Cancel, Fail, Job, JobState, Retry, Snooze
     from pgqueue.retry import Custom, Exponential, Fibonacci, Fixed, Linear
 
 __all__ = [
     "App",
+    "Cancel",
     "Context",
     "Custom",
     "Exponential",
@@ -34,7 +35,7 @@ __all__ = [
 _HOMES = {
     "app": ("App",),
     "context": ("Context",),
-    "job": ("Fail", "Job", "JobState", "Retry", "Snooze"),
+    "job": ("Cancel", "Fail", "Job", "JobState", "Retry", "Snooze"),
     "retry": ("Custom", "Exponential", "Fibonacci", "Fixed", "Linear"),
 }
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
+from pgqueue import calls
 from pgqueue.bulk import Bulk, check_items, send_items
 from pgqueue.context import Context
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
-from pgqueue.error_text import safe_repr
+from pgqueue.error_text import did_you_mean, safe_repr
 from pgqueue.errors import ConfigurationError, UnknownTask
-from pgqueue.job import Job
-from pgqueue.options import DEFAULT_PRIORITY, DEFAULT_QUEUE
-from pgqueue.parameters import did_you_mean
+from pgqueue.job import Cancellation, Job
+from pgqueue.options import TaskOptions
 from pgqueue.pools import OwnConnections
-from pgqueue.retry import DEFAULT_RETRY, RetryPolicy
 from pgqueue.settings import Settings, load_settings
 from pgqueue.task import Decorator, Enqueueable, Item, Task
 
@@ -65,17 +64,7 @@ class App:
     @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(
-        self,
-        /,
-        *,
-        name: str | None = None,
-        queue: str = DEFAULT_QUEUE,
-        priority: int = DEFAULT_PRIORITY,
-        retry: RetryPolicy = DEFAULT_RETRY,
-        permanent: Sequence[type[BaseException]] | type[BaseException] = (),
-        transactional: bool = False,
-    ) -> Decorator: ...
+    def task(self, /, **options: Unpack[TaskOptions]) -> Decorator: ...
     def task(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Registers a function as a task, bare (`@app.task`) or with options (`@app.task(queue="email")`).
 
@@ -84,6 +73,9 @@ class App:
         - `retry`: the policy after a failed attempt; by default four more attempts after about 2, 10, 50
           and 250 seconds.
         - `permanent`: exceptions that make the job a dead letter at once.
+        - `timeout`: how long an attempt may take (seconds, a timedelta or text such as "30s"); no limit by
+          default. An async handler is cancelled and gets 3 s to clean up, a thread is left to itself
+          (`ctx.cancelled` tells it); the attempt counts as failed, with `pgqueue.errors.TimedOut`.
         - `transactional`: the handler works on `ctx.connection`, and its writes commit together with the
           job's completion or not at all.
 
@@ -209,6 +201,25 @@ class App:
         An exception in the block leaves nothing enqueued. Without `target`: a transaction of its own.
         """
         return Bulk(self._own, target)
+
+    # Operating
+
+    def cancel(self, *ids: int, reason: str = "cancelled") -> list[Cancellation]:
+        """Cancels jobs in any state, committed when this returns; what became of each that exists.
+
+        One that waits, or is dead, is cancelled at once. One that runs is asked for: its worker is told, an
+        async handler is cancelled, a thread sees `ctx.cancelled`; the job ends as cancelled, or as completed
+        when it finishes first.
+
+        For a transaction of your own: `run(connection, calls.cancel([id]))`, or `pgqueue.cancel()` in SQL.
+        """
+        with self._own.connection() as connection:
+            return run(connection, calls.cancel(ids, reason))
+
+    async def cancel_async(self, *ids: int, reason: str = "cancelled") -> list[Cancellation]:
+        """`cancel` for code in an event loop."""
+        async with self._own.async_connection() as connection:
+            return await run(connection, calls.cancel(ids, reason))
 
     # Connections of the app's own
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgqueue import version
 from pgqueue.errors import SchemaOutdated, SchemaTooNew
-from pgqueue.job import ClaimedJob, DeadLetter, Job
+from pgqueue.job import Cancellation, ClaimedJob, DeadLetter, Job
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -71,10 +71,16 @@ def bigints(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def texts(values: Iterable[str]) -> str:
-    """An array of texts as PostgreSQL writes it, each element quoted."""
-    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+def texts(values: Iterable[str | None]) -> str:
+    """An array of texts as PostgreSQL writes it, each element quoted, None as NULL."""
+    return "{" + ",".join(map(_element, values)) + "}"
+
+
+def _element(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{quoted}"'
 
 
 def _text(value: Any) -> str | None:
@@ -224,6 +230,9 @@ COMPLETE = Verb("complete", (("ids", "bigint[]"), ("leases", "bigint[]")))
 FAIL = Verb("fail", (("failures", "jsonb"),))
 SNOOZE = Verb("snooze", (("ids", "bigint[]"), ("leases", "bigint[]"), ("delays", "double precision[]")))
 RELEASE = Verb("release", (("ids", "bigint[]"), ("leases", "bigint[]")))
+END_CANCELLED = Verb("end_cancelled", (("ids", "bigint[]"), ("leases", "bigint[]"), ("reasons", "text[]")))
+END_EXPIRED = Verb("end_expired", (("ids", "bigint[]"), ("leases", "bigint[]")))
+CANCEL_REQUESTS = Verb("cancel_requests", (("worker_ids", "bigint[]"),), ("job_id", "lease"))
 LACK_TASK = Verb("lack_task", (("worker_id", "bigint"), ("task", "text")))
 FALL_ASLEEP = Verb("fall_asleep", (("worker_id", "bigint"), ("queues", "text[]")))
 WRITERS = Verb("writers", (("relation", "text"), ("among", "text[]")))
@@ -306,6 +315,23 @@ def snooze(ids: Iterable[int], leases: Iterable[int], delays: Iterable[float]) -
 def release(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
     """Gives running jobs back, the attempt too; returns the ids that were accepted."""
     return Call(RELEASE, (bigints(ids), bigints(leases)), _scalar)
+
+
+def end_cancelled(
+    ids: Iterable[int], leases: Iterable[int], reasons: Iterable[str | None]
+) -> Call[list[int]]:
+    """Ends attempts as cancelled, each for its reason or the one of the request; returns the ids accepted."""
+    return Call(END_CANCELLED, (bigints(ids), bigints(leases), texts(reasons)), _scalar)
+
+
+def end_expired(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
+    """Ends those attempts as cancelled whose job may not start any more; returns their ids."""
+    return Call(END_EXPIRED, (bigints(ids), bigints(leases)), _scalar)
+
+
+def cancel_requests(worker_id: int) -> Call[list[tuple[int, int]]]:
+    """The running jobs (id, lease) of a worker that somebody has asked to cancel."""
+    return Call(CANCEL_REQUESTS, (bigints([worker_id]),), _pairs)
 
 
 def lack_task(worker_id: int, task: str) -> Call[None]:
@@ -437,6 +463,19 @@ FIND_DEAD = Verb(
         "errors::text",
     ),
 )
+CANCEL = Verb("cancel", (("ids", "bigint[]"), ("reason", "text")), ("id", "outcome"))
+CANCEL_MATCHING = Verb(
+    "cancel_matching",
+    (
+        ("of_queue", "text"),
+        ("of_task", "text"),
+        ("of_tag", "text"),
+        ("of_state", "text"),
+        ("reason", "text"),
+        ("max_jobs", "integer"),
+    ),
+    ("id", "outcome"),
+)
 REPLAY = Verb("replay", (("ids", "bigint[]"),))
 DISCARD = Verb("discard", (("ids", "bigint[]"),))
 PAUSE = Verb("pause", (("queue", "text"),))
@@ -466,6 +505,24 @@ def find_dead(
         str(max_rows),
     )
     return Call(FIND_DEAD, values, lambda rows: [DeadLetter(*row) for row in rows])
+
+
+def cancel(ids: Iterable[int], reason: str = "cancelled") -> Call[list[Cancellation]]:
+    """Cancels jobs in any state; what became of each that exists."""
+    return Call(CANCEL, (bigints(ids), reason), _cancellations)
+
+
+def cancel_matching(
+    *,
+    queue: str | None = None,
+    task: str | None = None,
+    tag: str | None = None,
+    state: str | None = None,
+    reason: str = "cancelled",
+    max_jobs: int = 1000,
+) -> Call[list[Cancellation]]:
+    """Cancels jobs that wait or run and match every filter given, at most `max_jobs` of them."""
+    return Call(CANCEL_MATCHING, (queue, task, tag, state, reason, str(max_jobs)), _cancellations)
 
 
 def replay(ids: Iterable[int]) -> Call[list[int]]:
@@ -505,6 +562,14 @@ def _served(rows: Rows) -> Served:
 
 # A thousand rows at a time: without a Python frame per row.
 _claimed_job = partial(tuple.__new__, ClaimedJob)
+
+
+def _pairs(rows: Rows) -> list[tuple[int, int]]:
+    return [(row[0], row[1]) for row in rows]
+
+
+def _cancellations(rows: Rows) -> list[Cancellation]:
+    return [Cancellation(*row) for row in rows]
 
 
 def _claimed(rows: Rows) -> list[ClaimedJob]:

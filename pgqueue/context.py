@@ -37,14 +37,15 @@ class Context(Generic[C]):
     for all else.
     """
 
-    __slots__ = ("_connection", "_job", "_log", "_options")
+    __slots__ = ("_connection", "_job", "_log", "_options", "_slot")
 
-    def __init__(self, job: ClaimedJob, connection: C | None = None) -> None:
+    def __init__(self, job: ClaimedJob, connection: C | None = None, slot: Any = None) -> None:
         # Made for every attempt: nothing is computed before it is asked for.
         self._job = job
         self._connection = connection
         self._log: Any = None
         self._options: dict[str, Any] | None = None
+        self._slot = slot
 
     @property
     def id(self) -> int:
@@ -93,6 +94,15 @@ class Context(Generic[C]):
         It names the job, and is not the `idempotency_key` of an enqueue.
         """
         return f"pgqueue:{self._job.id}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this attempt any more: the job was cancelled, or its time is over.
+
+        An async handler is told by a CancelledError; one in a thread has to look here now and then.
+        """
+        slot = self._slot
+        return slot is not None and (slot.job is not self._job or slot.stop is not None)
 
     @property
     def log(self) -> Any:

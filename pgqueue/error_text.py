@@ -6,6 +6,7 @@ recorded.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import linecache
 from collections.abc import Iterator
@@ -168,3 +169,9 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
         if not outer:
             yield frame, traceback.tb_lineno
         traceback = traceback.tb_next
+
+
+def did_you_mean(given: str, known: Any) -> str:
+    """`, did you mean …?` when something among `known` is close to `given`, else nothing."""
+    close = difflib.get_close_matches(given[:200], list(known), n=1)
+    return f", did you mean {close[0]}?" if close else ""

@@ -19,9 +19,10 @@
     │   └── SchemaTooNew            newer than this package understands: upgrade pgqueue-jobs
     ├── NotPermitted                the database role lacks a right (42501)
     ├── UnknownWorker               the worker was declared dead; its jobs belong to others now
-    └── LeaseLost                   the claim has ended; whatever it says now is not recorded
+    ├── LeaseLost                   the claim has ended; whatever it says now is not recorded
+    └── TimedOut                    an attempt took longer than its timeout
 
-Beside the tree stand the outcomes that a handler raises on purpose: `Retry`, `Snooze`, `Fail`
+Beside the tree stand the outcomes that a handler raises on purpose: `Retry`, `Snooze`, `Cancel`, `Fail`
 (in `pgqueue.job`); they are control flow, not errors.
 """
 
@@ -106,3 +107,7 @@ class UnknownWorker(PgqueueError):
 
 class LeaseLost(PgqueueError):
     """The claim has ended (rescued, released, cancelled): the result that came after it is dropped."""
+
+
+class TimedOut(PgqueueError, TimeoutError):
+    """An attempt took longer than its timeout. It counts as failed; in `permanent` it makes a dead letter."""

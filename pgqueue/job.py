@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,17 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
     id: int
     created: bool
+
+
+class Cancellation(NamedTuple):
+    """What became of a job that was to be cancelled.
+
+    `outcome` is "cancelled" (it waited, or was dead), "asked" (it runs: its worker is told, and it ends as
+    cancelled, or as completed when it finishes first) or "finished" (it had ended before).
+    """
+
+    id: int
+    outcome: Literal["cancelled", "asked", "finished"]
 
 
 class ClaimedJob(NamedTuple):
@@ -126,6 +137,19 @@ class Fail(Outcome):
     """
 
     def __init__(self, reason: str = "failed for good"):
+        super().__init__(reason)
+
+
+class Cancel(Outcome):
+    """Ends the job for good, as cancelled and without an error: there is nothing to do any more.
+
+    >>> raise Cancel("the order was withdrawn")
+    Traceback (most recent call last):
+    ...
+    pgqueue.job.Cancel: the order was withdrawn
+    """
+
+    def __init__(self, reason: str = "cancelled"):
         super().__init__(reason)
 
 

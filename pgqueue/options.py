@@ -6,22 +6,53 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
 from pgqueue.encoding import encode_args
-from pgqueue.error_text import safe_repr
+from pgqueue.error_text import did_you_mean, safe_repr
 from pgqueue.errors import InvalidOption
 from pgqueue.job import seconds
-from pgqueue.retry import DEFAULT_ATTEMPTS, RetryPolicy, check_attempts
+from pgqueue.retry import DEFAULT_ATTEMPTS, Duration, RetryPolicy, check_attempts
 
 DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 5
 MAX_TAGS = 20
+MIN_TIMEOUT = 0.1
+"""Seconds; the sweeper looks ten times a second."""
 MAX_METADATA_BYTES = 4096
 _FORBIDDEN = re.compile(r"""[\x00-\x1f\x7f-\x9f\ud800-\udfff*'"`\\]""")
 _YEARS = range(1970, 2200)
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `@app.task(…)` takes; `App.task` says what each means."""
+
+    name: str | None
+    queue: str
+    priority: int
+    retry: RetryPolicy
+    permanent: Sequence[type[BaseException]] | type[BaseException]
+    transactional: bool
+    timeout: Duration | None
+
+
+class JobOptions(TypedDict, total=False):
+    """What `task.using(…)` takes; `BoundTask.using` says what each means. None is the same as not given."""
+
+    queue: str | None
+    priority: int | None
+    delay: Duration | None
+    run_at: datetime | None
+    retry: RetryPolicy | None
+    max_attempts: int | None
+    timeout: Duration | None
+    expires: Duration | datetime | None
+    tags: Sequence[str] | None
+    metadata: Mapping[str, Any] | None
+    unique_key: str | None
+    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +65,8 @@ class Options:
     run_at: str | None = None
     retry: RetryPolicy | None = None
     max_attempts: int | None = None
+    timeout: float | None = None
+    expires: float | str | None = None
     tags: tuple[str, ...] | None = None
     metadata: str | None = None
     unique_key: str | None = None
@@ -42,6 +75,9 @@ class Options:
     @classmethod
     def checked(cls, **given: Any) -> Options:
         """Options out of what a user gave; None is not given. Raises `InvalidOption`."""
+        for name in given:
+            if name not in _CHECKS:
+                raise InvalidOption(f"{name}: there is no such option{did_you_mean(name, _CHECKS)}")
         return cls(**{name: _CHECKS[name](name, value) for name, value in given.items() if value is not None})
 
     def merged(self, later: Options) -> Options:
@@ -71,6 +107,10 @@ class Options:
             stored["tags"] = self.tags
         if self.metadata is not None:
             stored["metadata"] = msgspec.Raw(self.metadata.encode())
+        if self.timeout is not None:
+            stored["timeout"] = self.timeout
+        if self.expires is not None:
+            stored["expires_at" if isinstance(self.expires, str) else "expires_in"] = self.expires
         if retry is not None:
             stored["retry"] = retry.with_attempts(attempts).to_json()
         row = {
@@ -107,6 +147,17 @@ def _check_key(name: str, value: Any) -> str:
     if any(mark == "\0" or "\ud800" <= mark <= "\udfff" for mark in value):
         raise InvalidOption(f"{name}: NUL and lone surrogates cannot be stored, got {safe_repr(value)}")
     return str.__str__(value)  # not str(value): an Enum of text may say something else there
+
+
+def check_timeout(name: str, value: Any) -> float:
+    timeout = seconds(value, name=name)
+    if timeout < MIN_TIMEOUT:
+        raise InvalidOption(f"{name}: expected at least {MIN_TIMEOUT} s, got {safe_repr(value)}")
+    return timeout
+
+
+def _check_expires(name: str, value: Any) -> float | str:
+    return _check_run_at(name, value) if isinstance(value, datetime) else seconds(value, name=name)
 
 
 def check_priority(name: str, value: Any) -> int:
@@ -169,6 +220,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "run_at": _check_run_at,
     "retry": _check_stored_retry,
     "max_attempts": lambda name, value: check_attempts(value, name),
+    "timeout": check_timeout,
+    "expires": _check_expires,
     "tags": _check_tags,
     "metadata": _check_metadata,
     "unique_key": _check_key,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from msgspec.structs import asdict
 
 from pgqueue.context import Context
 from pgqueue.encoding import read_hook
-from pgqueue.error_text import one_line, safe_repr
+from pgqueue.error_text import did_you_mean, one_line, safe_repr
 from pgqueue.errors import ConfigurationError, InvalidArgs
 
 _UNTYPED = inspect.Parameter.empty
@@ -143,12 +142,6 @@ class Parameters:
 
     def _told(self) -> str:
         return f"it takes {', '.join(sorted(self._known)) or 'no arguments'}"
-
-
-def did_you_mean(given: str, known: Any) -> str:
-    """`, did you mean …?` when something among `known` is close to `given`, else nothing."""
-    close = difflib.get_close_matches(given[:200], list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def _hints(task: str, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> dict[str, Any]:

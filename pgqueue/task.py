@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -25,11 +24,13 @@ from pgqueue.job import Job
 from pgqueue.options import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
+    JobOptions,
     Options,
     check_name,
     check_permanent,
     check_priority,
     check_retry,
+    check_timeout,
 )
 from pgqueue.parameters import Parameters, connection_type
 from pgqueue.retry import DEFAULT_RETRY, Duration, RetryPolicy, check_attempts
@@ -141,20 +142,7 @@ class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
     def __init__(self, task: Task[..., Any], options: Options):
         self._bind(task, options)
 
-    def using(
-        self,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        delay: Duration | None = None,
-        run_at: datetime | None = None,
-        retry: RetryPolicy | None = None,
-        max_attempts: int | None = None,
-        tags: Sequence[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        unique_key: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> BoundTask[P, R]:
+    def using(self, **options: Unpack[JobOptions]) -> BoundTask[P, R]:
         """The same task with options for the jobs that are enqueued through what it returns.
 
         - `queue`: 1 to 100 characters; `priority`: 0 (first) to 9.
@@ -162,6 +150,9 @@ class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
           `run_at`: a datetime with a time zone. Only one of the two.
         - `retry`: Fixed, Linear, Exponential or Fibonacci. `max_attempts`, 1 to 32767, overrides its
           `attempts`, or alone those of the task.
+        - `timeout`: how long an attempt of this job may take, instead of the task's.
+        - `expires`: a duration from the enqueue, or a datetime with a time zone. After that no attempt starts:
+          the job ends as cancelled, reason `expired`.
         - `tags`: up to 20; `metadata`: a JSON object of at most 4 KiB. Both for people, pgqueue reads neither.
         - `unique_key`: at most one unfinished job *of this task* has it. Enqueueing another one returns the
           one that exists, with `created=False`.
@@ -170,19 +161,7 @@ class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
 
         Raises `InvalidOption`, which names the option, what was given, and the limit.
         """
-        given = Options.checked(
-            queue=queue,
-            priority=priority,
-            delay=delay,
-            run_at=run_at,
-            retry=retry,
-            max_attempts=max_attempts,
-            tags=tags,
-            metadata=metadata,
-            unique_key=unique_key,
-            idempotency_key=idempotency_key,
-        )
-        return BoundTask(self.task, self.options.merged(given))
+        return BoundTask(self.task, self.options.merged(Options.checked(**options)))
 
 
 class Task(BoundTask[P, R]):
@@ -198,6 +177,7 @@ class Task(BoundTask[P, R]):
         retry: RetryPolicy = DEFAULT_RETRY,
         permanent: Sequence[type[BaseException]] | type[BaseException] = (),
         transactional: bool = False,
+        timeout: Duration | None = None,
         limit: Callable[[], int] | None = None,
         namespace: Mapping[str, Any] | None = None,
     ):
@@ -215,6 +195,8 @@ class Task(BoundTask[P, R]):
         self.retry: RetryPolicy = check_retry("retry", retry)
         self.max_attempts: int = check_attempts(retry.attempts)
         self.permanent: tuple[type[BaseException], ...] = check_permanent(permanent)
+        self.timeout: float | None = None if timeout is None else check_timeout("timeout", timeout)
+        """Seconds that an attempt may take; None: no limit."""
         self.parameters = Parameters(self.name, function, namespace)
         self.takes_context: bool = self.parameters.context is not None
         self.transactional: bool = bool(transactional)

@@ -27,11 +27,12 @@ begin
     grant execute on function
         pgqueue.register, pgqueue.hold_session, pgqueue.heartbeat,
         pgqueue.claim, pgqueue.forget_claim, pgqueue.complete, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
+        pgqueue.end_cancelled, pgqueue.end_expired, pgqueue.cancel_requests,
         pgqueue.fall_asleep, pgqueue.writers, pgqueue.wake_up,
         pgqueue.upkeep, pgqueue.rescue, pgqueue.promote, pgqueue.prove_floors, pgqueue.retain
         to pgqueue_worker, pgqueue_admin;
     grant execute on function
-        pgqueue.replay, pgqueue.discard, pgqueue.find_dead, pgqueue.pause, pgqueue.resume
+        pgqueue.cancel, pgqueue.cancel_matching, pgqueue.replay, pgqueue.discard, pgqueue.find_dead, pgqueue.pause, pgqueue.resume
         to pgqueue_admin;
     grant select on all tables in schema pgqueue_bi to pgqueue_monitor, pgqueue_admin;
 exception

@@ -243,6 +243,26 @@ comment on column pgqueue.unique_keys.key is 'The key, as the producer gave it.'
 comment on column pgqueue.unique_keys.job_id is 'The job that holds it.';
 comment on column pgqueue.unique_keys.expires_at is 'idempotency: when the key may be taken again; unique: null.';
 
+-- sql/1_tables/22_cancel_requests.sql
+-- Running jobs that somebody wants to end. A table of its own, because running_jobs is never updated.
+-- In: cancel. Out: the job's ending as cancelled; what is left of a job that completed first goes with upkeep.
+
+create table pgqueue.cancel_requests (
+    job_id       bigint      not null,
+    worker_id    bigint      not null,
+    lease        bigint      not null,
+    requested_at timestamptz not null,
+    reason       text        not null,
+    constraint cancel_requests_one_row_a_job primary key (job_id)
+);
+
+comment on table  pgqueue.cancel_requests is 'Running jobs that are to be cancelled. Their workers are told; whatever else ends such an attempt but its completion ends the job.';
+comment on column pgqueue.cancel_requests.job_id is 'The job.';
+comment on column pgqueue.cancel_requests.worker_id is 'The worker that runs it.';
+comment on column pgqueue.cancel_requests.lease is 'The claim that is to end.';
+comment on column pgqueue.cancel_requests.requested_at is 'When it was asked for.';
+comment on column pgqueue.cancel_requests.reason is 'Why, for the history.';
+
 -- sql/1_tables/30_queues.sql
 -- A row a queue that somebody has said something about; a queue without a row has the defaults.
 
@@ -367,6 +387,133 @@ comment on column pgqueue.leadership.supervisor_id is 'The supervisor that led i
 comment on column pgqueue.leadership.led_at is 'When.';
 comment on column pgqueue.leadership.resumed_at is 'When rounds began again after a gap in which nobody could beat: leases count from then.';
 comment on column pgqueue.leadership.one is 'Always true: there is one row.';
+
+-- sql/2_functions/operator/cancel.sql
+-- Cancels jobs in any state. One that waits or is dead is cancelled at once; one that runs is asked for, its worker told.
+-- Called by operators and producers, in their transaction.
+-- Locks: the jobs' rows, those of running_jobs in the order in which they lie, as endings do. Index: the primary keys.
+--
+-- A job moves while it is looked for, forwards and back; so the tables are looked through again for what was not found.
+-- The row of a running job is locked while the request is written: an ending that came first is seen here, and one
+-- that comes after sees the request.
+create function pgqueue.cancel(ids bigint[], reason text default 'cancelled')
+returns table (id bigint, outcome text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
+as $$
+#variable_conflict use_column
+declare
+    today constant date := pgqueue.history_day('finished_jobs');
+    missing bigint[] := array(select distinct i.id from unnest(cancel.ids) as i (id) order by i.id);
+    ended bigint[];
+    asked bigint[];
+begin
+    for round in 1 .. 3 loop
+        exit when cardinality(missing) = 0;
+        with scheduled as (
+            delete from pgqueue.scheduled_jobs as j where j.id = any (missing)
+            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                      j.unique_key, j.options
+        ), ready as (
+            delete from pgqueue.ready_jobs as j where j.id = any (missing)
+            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                      j.unique_key, j.options
+        ), dead as (
+            delete from pgqueue.dead_letters as j where j.id = any (missing)
+            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                      j.unique_key, j.options, j.worker_id, j.claimed_at
+        ), gone as (
+            select s.*, null::bigint as worker_id, null::timestamptz as claimed_at, true as holds_key from scheduled as s
+            union all
+            select r.*, null, null, true from ready as r
+            union all
+            select d.*, false from dead as d
+        ), history as (
+            insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane,
+                                               attempt, max_attempts, crashes, queue, task, state, args, unique_key,
+                                               options, reason)
+            select g.id, g.worker_id, g.run_at, g.created_at, g.claimed_at, clock_timestamp(), today, g.lane, g.attempt,
+                   g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, cancel.reason
+              from gone as g
+        ), freed as (
+            delete from pgqueue.unique_keys as k
+             where k.ctid = any (array(
+                 select held.ctid from gone as g
+                  cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                       where h.kind = 'unique' and h.task = g.task and h.key = g.unique_key
+                                         and h.job_id = g.id limit 1) as held
+                  where g.holds_key and g.unique_key is not null))
+        ), answered as (
+            delete from pgqueue.cancel_requests as c where c.job_id = any (missing) and c.job_id in (select g.id from gone as g)
+        )
+        select coalesce(array_agg(g.id), '{}') into ended from gone as g;
+        return query select e.id, 'cancelled' from unnest(ended) as e (id);
+        with running as (
+            select r.id, r.worker_id, r.lease from pgqueue.running_jobs as r
+             where r.id = any (missing) order by r.ctid for update
+        ), requested as (
+            insert into pgqueue.cancel_requests (job_id, worker_id, lease, requested_at, reason)
+            select r.id, r.worker_id, r.lease, clock_timestamp(), cancel.reason from running as r
+            on conflict (job_id) do update
+               set worker_id = excluded.worker_id, lease = excluded.lease, requested_at = excluded.requested_at,
+                   reason = excluded.reason
+        )
+        select coalesce(array_agg(r.id), '{}') into asked from running as r;
+        perform pg_notify('pgqueue_' || w.worker_id, 'cancel')
+           from (select distinct c.worker_id from pgqueue.cancel_requests as c where c.job_id = any (asked)) as w
+          where current_setting('pgqueue.notify', true) is distinct from 'off';
+        return query select a.id, 'asked' from unnest(asked) as a (id);
+        missing := array(select m.id from unnest(missing) as m (id) where m.id <> all (ended || asked));
+    end loop;
+    return query select m.id, 'finished' from unnest(missing) as m (id)
+                  where exists (select from pgqueue.finished_jobs as f where f.id = m.id);
+end $$;
+comment on function pgqueue.cancel(bigint[], text) is
+'Cancels jobs. A row a job that exists: cancelled (it waited, or was dead), asked (it runs; its worker is told, and it ends as cancelled, or as completed when it finishes first) or finished (it had ended before).';
+
+-- sql/2_functions/operator/cancel_matching.sql
+-- Cancels jobs that wait or run by filter, the oldest first; at most max_jobs, so call it again while it returns as many.
+-- Called by operators. Locks: those of cancel. Scans the tables of the states asked for.
+create function pgqueue.cancel_matching(
+    of_queue text default null, of_task text default null, of_tag text default null, of_state text default null,
+    reason text default 'cancelled', max_jobs integer default 1000
+) returns table (id bigint, outcome text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
+as $$
+#variable_conflict use_column
+declare
+    chosen bigint[];
+begin
+    if coalesce(of_queue, of_task, of_tag, of_state) is null then
+        raise exception using errcode = 'PQ001', message = 'cancel_matching: no filter given',
+            hint = 'Give at least one of of_queue, of_task, of_tag and of_state.';
+    end if;
+    if of_state is not null and of_state not in ('scheduled', 'ready', 'running') then
+        raise exception using errcode = 'PQ001', message = format('of_state: %L is not one that can be cancelled', left(of_state, 40)),
+            hint = 'scheduled, ready or running. Dead letters are discarded.';
+    end if;
+    chosen := array(
+        select j.id
+          from (select s.id, s.queue, s.task, s.options, 'scheduled' as state from pgqueue.scheduled_jobs as s
+                union all
+                select r.id, r.queue, r.task, r.options, 'ready' from pgqueue.ready_jobs as r
+                union all
+                select a.id, a.queue, a.task, a.options, 'running' from pgqueue.running_jobs as a
+                 where not exists (select from pgqueue.cancel_requests as c where c.job_id = a.id and c.lease = a.lease)
+               ) as j
+         where (cancel_matching.of_queue is null or j.queue = cancel_matching.of_queue)
+           and (cancel_matching.of_task is null or j.task = cancel_matching.of_task)
+           and (cancel_matching.of_tag is null or j.options -> 'tags' ? cancel_matching.of_tag)
+           and (cancel_matching.of_state is null or j.state = cancel_matching.of_state)
+         order by j.id
+         limit cancel_matching.max_jobs);
+    return query select c.id, c.outcome from pgqueue.cancel(chosen, cancel_matching.reason) as c;
+end $$;
+comment on function pgqueue.cancel_matching(text, text, text, text, text, integer) is
+'Cancels jobs that wait or run and match every filter given, at most max_jobs of them. Rows as of cancel().';
 
 -- sql/2_functions/operator/discard.sql
 -- Moves dead letters to the history as cancelled, reason discarded. Called by operators.
@@ -696,6 +843,21 @@ begin
 end $$;
 comment on function pgqueue.enqueue_many(jsonb) is
 'Enqueues many jobs in the caller''s transaction; all or none. Returns, in the order given, each job''s id and whether it was created. A job that is refused is named by its place, counted from 0.';
+
+-- sql/2_functions/shared/cancel_as_requested.sql
+-- Cancels those of the jobs that somebody had asked to cancel while they ran; they wait again now, or are dead.
+-- Called by fail, snooze, release and rescue after they have moved them. Locks: those of cancel.
+-- Index: cancel_requests_one_row_a_job.
+create function pgqueue.cancel_as_requested(ids bigint[])
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+begin
+    perform pgqueue.cancel(array[c.job_id], c.reason)
+       from pgqueue.cancel_requests as c where c.job_id = any (cancel_as_requested.ids);
+end $$;
+comment on function pgqueue.cancel_as_requested(bigint[]) is
+'Private. Carries out the requests to cancel that came while the jobs ran.';
 
 -- sql/2_functions/shared/earlier_failures.sql
 -- The failures that a job has had, oldest first, as a JSON array; a dead letter keeps this copy.
@@ -1090,6 +1252,10 @@ begin
     select count(*), array_agg(j.queue) filter (where not j.is_dead) into rescued, lines from judged as j;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
        from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(array(
+            select c.job_id from pgqueue.cancel_requests as c where c.worker_id = rescue.worker_id));
+    end if;
     return rescued;
 end $$;
 comment on function pgqueue.rescue(bigint, bigint[]) is
@@ -1210,6 +1376,11 @@ begin
         delete from pgqueue.sleepers as s
          using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
          where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
+        -- of jobs that completed first
+        delete from pgqueue.cancel_requests as c
+         where c.requested_at < clock_timestamp() - interval '1 minute'
+           -- a look-up each, never a join with all that runs
+           and (select r.id from pgqueue.running_jobs as r where r.id = c.job_id and r.lease = c.lease limit 1) is null;
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p
@@ -1394,6 +1565,93 @@ end $$;
 comment on function pgqueue.complete(bigint[], bigint[]) is
 'Ends the attempts (ids[i] under leases[i]) as completed. Returns the ids accepted; a lost lease changes nothing.';
 
+-- sql/2_functions/worker/end_cancelled.sql
+-- Ends attempts as cancelled: somebody asked for it (the reason is theirs), the handler did, or the job had expired.
+-- Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
+-- Locks: the jobs' rows of running_jobs, in the order in which they lie, as rescue does. Index: running_jobs_one_claim_a_job.
+create function pgqueue.end_cancelled(ids bigint[], leases bigint[], reasons text[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
+as $$
+#variable_conflict use_column
+declare
+    finished_on constant date := pgqueue.history_day('finished_jobs');
+    accepted bigint[];
+    -- a look-up by id and lease, not a join: see complete
+    reason_of constant jsonb := jsonb_object(
+        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
+        reasons);
+begin
+    with ended as (
+        delete from pgqueue.running_jobs as r
+         where r.ctid = any (array(
+             select held.ctid from unnest(end_cancelled.ids, end_cancelled.leases) as e (id, lease)
+              cross join lateral (select h.ctid from pgqueue.running_jobs as h
+                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
+        returning r.id, r.worker_id, r.lease, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts,
+                  r.crashes, r.queue, r.task, r.args, r.unique_key, r.options
+    ), answered as (
+        delete from pgqueue.cancel_requests as c where c.job_id in (select e.id from ended as e)
+        returning c.job_id, c.reason
+    ), history as (
+        insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane, attempt,
+                                           max_attempts, crashes, queue, task, state, args, unique_key, options, reason)
+        select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, clock_timestamp(), finished_on, e.lane, e.attempt,
+               e.max_attempts, e.crashes, e.queue, e.task, 'cancelled', e.args, e.unique_key, e.options,
+               coalesce(reason_of ->> concat(e.id, ' ', e.lease), a.reason, 'cancelled')
+          from ended as e left join answered as a on a.job_id = e.id
+    ), freed as (
+        delete from pgqueue.unique_keys as k
+         where k.ctid = any (array(
+             select held.ctid from ended as e
+              cross join lateral (select h.ctid from pgqueue.unique_keys as h
+                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
+                                     and h.job_id = e.id limit 1) as held
+              where e.unique_key is not null))
+    )
+    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    return accepted;
+end $$;
+comment on function pgqueue.end_cancelled(bigint[], bigint[], text[]) is
+'Ends attempts as cancelled; reasons[i] null: the reason of the request. Returns the ids accepted.';
+
+-- Ends those attempts as cancelled that were not to start any more: options.expires_at, or expires_in seconds after the
+-- enqueue, has passed. Called by workers before they start such a job; the clock is the database's.
+-- Returns the ids that were ended. Locks: as end_cancelled.
+create function pgqueue.end_expired(ids bigint[], leases bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    late record;
+begin
+    select coalesce(array_agg(r.id), '{}') as ids, coalesce(array_agg(r.lease), '{}') as leases into late
+      from unnest(end_expired.ids, end_expired.leases) as e (id, lease)
+           join pgqueue.running_jobs as r on r.id = e.id and r.lease = e.lease
+     where least((r.options ->> 'expires_at')::timestamptz,
+                 r.created_at + make_interval(secs => (r.options ->> 'expires_in')::double precision)) < clock_timestamp();
+    return pgqueue.end_cancelled(late.ids, late.leases, array_fill('expired'::text, array[cardinality(late.ids)]));
+end $$;
+comment on function pgqueue.end_expired(bigint[], bigint[]) is
+'Ends attempts whose job has expired as cancelled, reason expired. Returns the ids that were.';
+
+-- The running jobs of a worker that somebody has asked to cancel. Called by the worker when it is told. Locks: none.
+-- Index: running_jobs_one_claim_a_job. Reads cancel_requests whole: it is nearly always empty.
+create function pgqueue.cancel_requests(worker_ids bigint[])
+returns table (worker_id bigint, job_id bigint, lease bigint) language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select c.worker_id, c.job_id, c.lease from pgqueue.cancel_requests as c
+     where c.worker_id = any (cancel_requests.worker_ids);
+end $$;
+comment on function pgqueue.cancel_requests(bigint[]) is 'What the workers have been asked to cancel, and have not ended yet.';
+
 -- sql/2_functions/worker/fail.sql
 -- Ends attempts as failed: back to scheduled after the delay, or to dead_letters when the delay is null or no attempt
 -- is left. Called by workers. Returns the ids that were accepted; a lost lease changes nothing.
@@ -1461,6 +1719,9 @@ begin
               where e.is_dead and e.unique_key is not null))
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.fail(jsonb) is
@@ -1580,6 +1841,9 @@ begin
     select coalesce(array_agg(e.id), '{}'), array_agg(e.queue) into accepted, lines from ended as e;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
        from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.release(bigint[], bigint[]) is
@@ -1683,6 +1947,9 @@ begin
           from ended as e
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.snooze(bigint[], bigint[], double precision[]) is

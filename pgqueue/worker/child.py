@@ -26,22 +26,25 @@ from pgqueue.app import App
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, UnknownWorker
 from pgqueue.job import ClaimedJob
 from pgqueue.observe.logging import configure_logging
+from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.board import Board
 from pgqueue.worker.claimer import Claimer
 from pgqueue.worker.decide import RELEASED
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.executors.transactional import Transactions
 from pgqueue.worker.hand import Hand, capacity
-from pgqueue.worker.link import Link
+from pgqueue.worker.link import OUTAGES, Link, report_outage
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.loading import load_app
-from pgqueue.worker.orders import EXIT_CONFIGURATION, Orders
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders
 from pgqueue.worker.settler import NO_CELL, Settler
 from pgqueue.worker.slots import Slots
 
 log = structlog.get_logger("pgqueue.worker")
 
 UNKNOWN_TASK_SECONDS = 15.0
+CANCELS_SECONDS = 5.0
+"""While jobs run, requests to cancel are looked for so often, should a notification be lost."""
 HOARD_SECONDS = 1.0
 """When no slot has taken a job for this long, what waits in the buffer goes back to the others."""
 
@@ -60,14 +63,14 @@ class Child:
         self.transactions = Transactions(
             dsn=orders.dsn, size=orders.transactional_connections, threads=self.threads, pooled=pooled
         )
-        self.slots = Slots(
+        attempts = Attempts(
             tasks=app.tasks,
-            hand=self.hand,
-            settler=self.settler,
             threads=self.threads,
             transactions=self.transactions,
+            expire=self._end_if_expired,
             on_unknown_task=self._put_back_unknown,
         )
+        self.slots = Slots(attempts=attempts, hand=self.hand, settler=self.settler, board=board)
         self.claimer = Claimer(
             link=self._claims,
             hand=self.hand,
@@ -76,6 +79,9 @@ class Child:
             listens=orders.listens,
             poll_interval=orders.poll_interval,
         )
+        self.is_replaced = False
+        """Whether this process ends by itself, for another one to take its place."""
+        self._cancels = asyncio.Event()
         self._lacking: set[str] = set()
         self._notes: set[asyncio.Task[None]] = set()
         self._stop_requests = 0
@@ -91,23 +97,40 @@ class Child:
             asyncio.get_running_loop().add_signal_handler(signum, self.stop)
         self._watch_supervisor()
         self.slots.start()
-        services: list[Coroutine[Any, Any, None]] = [self.settler.run(), self._release_hoard()]
+        services: list[Coroutine[Any, Any, None]] = [
+            self.settler.run(),
+            self.slots.sweep(),
+            self._release_hoard(),
+            self._follow_cancels(),
+        ]
         if self.orders.listens:
-            listener = Listener(dsn=self.orders.dsn, worker_id=self.orders.worker_id, poke=self.claimer.poke)
+            listener = Listener(
+                dsn=self.orders.dsn,
+                worker_id=self.orders.worker_id,
+                poke=self.claimer.poke,
+                look_for_cancels=self._cancels.set,
+            )
             services.append(listener.run())
         running = [asyncio.create_task(run) for run in services]
         claiming = asyncio.create_task(self.claimer.run())
         stopping = asyncio.create_task(self._stopping.wait())
+        stuck = asyncio.create_task(self.slots.stuck.wait())
         os.write(self.orders.ready_fd, b"1")
-        # Of these only `stopping` ends by itself; the others raise when this worker cannot go on.
+        # Of these only `stopping` and `stuck` end by themselves; the others raise when this worker cannot go on.
         serving = asyncio.create_task(self.slots.wait())
         running.append(serving)
-        waited_for: list[asyncio.Future[Any]] = [claiming, stopping, *running]
+        waited_for: list[asyncio.Future[Any]] = [claiming, stopping, stuck, *running]
         try:
             await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             for service in running:
                 if service.done():
                     service.result()
+            if stuck.done() and not stopping.done():
+                self.is_replaced = True
+                log.error(
+                    "worker.stuck",
+                    remedy="half of its slots are held by handlers that do not end; it is replaced",
+                )
             self.claimer.stop()
             await asyncio.wait([claiming], timeout=5)
             if claiming.done():
@@ -128,6 +151,7 @@ class Child:
         """Gives back what has not started, waits for what runs up to the limit, then cancels and releases it."""
         self._give_back_buffer()
         self.hand.close()
+        self.slots.let_go()
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait(
             [slots, hurry], timeout=self.orders.drain_limit, return_when=asyncio.FIRST_COMPLETED
@@ -135,7 +159,7 @@ class Child:
         hurry.cancel()
         if not slots.done():
             log.info("worker.releases", jobs=self.hand.running)
-            self.slots.cancel()
+            self.slots.release()
             # A handler may take a moment to clean up; one that refuses to end ends with the process.
             await asyncio.wait([slots], timeout=2)
         with contextlib.suppress(TimeoutError):
@@ -157,6 +181,33 @@ class Child:
     def _give_back_buffer(self) -> None:
         for job in self.hand.give_up():
             self.settler.settle(job, NO_CELL, RELEASED)
+
+    async def _follow_cancels(self) -> None:
+        """Cancels what somebody has asked for: when told, and while jobs run, now and then in case it was not."""
+        pause = CANCELS_SECONDS if self.orders.listens else self.orders.poll_interval
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._cancels.wait()
+            self._cancels.clear()
+            if not self.hand.held:
+                continue
+            try:
+                requests = await self._endings.run(calls.cancel_requests(self.orders.worker_id))
+            except OUTAGES as error:
+                report_outage("endings", error)
+                continue
+            if requests:
+                self.slots.cancel(set(requests))
+
+    async def _end_if_expired(self, job: ClaimedJob) -> bool:
+        """Ends a job that may not start any more; whether it did."""
+        try:
+            ended = await self._endings.run(calls.end_expired([job.id], [job.lease]))
+        except OUTAGES as error:
+            report_outage("endings", error)  # a text that is no time, or no database: the job starts
+            return False
+        return bool(ended)
 
     def _put_back_unknown(self, job: ClaimedJob) -> float:
         """Notes that this app lacks the job's task; returns for how long to put the job off."""
@@ -219,7 +270,9 @@ def main() -> None:
 async def _work(orders: Orders, app: App, board: Board) -> None:
     code = 0
     try:
-        await Child(orders, app, board).run()
+        child = Child(orders, app, board)
+        await child.run()
+        code = EXIT_REPLACE if child.is_replaced else 0
     except UnknownWorker as error:
         log.error("worker.declared_dead", error=str(error))
         code = 1

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import structlog
 
-from pgqueue.error_text import ErrorText, describe_error
+from pgqueue.error_text import ErrorText, describe_error, safe_text
 from pgqueue.errors import InvalidOption
-from pgqueue.job import MAX_DELAY, ClaimedJob, Fail, Retry, Snooze
+from pgqueue.job import MAX_DELAY, Cancel, ClaimedJob, Fail, Retry, Snooze
 from pgqueue.retry import DEFAULT_RETRY, RetryPolicy, from_json
 from pgqueue.task import Task
 
@@ -43,10 +43,18 @@ class Released:
     """Given back untouched, for somebody else to run now."""
 
 
-Ending: TypeAlias = Completed | Failed | Snoozed | Released
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Ended for good without an error. `reason` None: that of whoever asked for it."""
+
+    reason: str | None = None
+
+
+Ending: TypeAlias = Completed | Failed | Snoozed | Released | Cancelled
 
 COMPLETED = Completed()
 RELEASED = Released()
+CANCELLED = Cancelled()
 
 
 def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -> Ending:
@@ -57,6 +65,8 @@ def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -
         # `delay` and `after` are checked by their constructors; a subclass may have made them anything.
         case Snooze(delay=float() as put_off) if 0 <= put_off <= MAX_DELAY:
             return Snoozed(put_off)
+        case Cancel():
+            return Cancelled(safe_text(error, 500) or "cancelled")
         case Fail():
             return Failed(describe_error(error), None, "failed")
         case Retry(after=float() as after) if 0 <= after <= MAX_DELAY:
@@ -81,6 +91,22 @@ def policy_of(job: ClaimedJob, task: Task[..., Any]) -> RetryPolicy:
         return from_json(json.loads(job.options)["retry"])
     except (InvalidOption, LookupError, TypeError, ValueError):
         return task.retry  # written by another language or a newer release: the task's own still holds
+
+
+def timeout_of(job: ClaimedJob, default: float | None) -> float | None:
+    """How many seconds an attempt may take: the job's own if it was enqueued with one, else its task's."""
+    if job.options is None or '"timeout"' not in job.options:
+        return default
+    try:
+        timeout = float(json.loads(job.options)["timeout"])
+    except (LookupError, TypeError, ValueError):
+        return default  # written by another language or a newer release: the task's own still holds
+    return timeout if 0 < timeout <= MAX_DELAY else default
+
+
+def expires(job: ClaimedJob) -> bool:
+    """Whether the job was enqueued with an end of the time in which it may start."""
+    return job.options is not None and '"expires_' in job.options
 
 
 def _backoff(policy: RetryPolicy, attempt: int, error: BaseException | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 
 from pgqueue.job import ClaimedJob
@@ -79,6 +79,13 @@ class Hand:
         jobs = list(self.waiting)
         self.waiting.clear()
         return jobs
+
+    def take_out(self, leases: Collection[tuple[int, int]]) -> list[ClaimedJob]:
+        """Takes those jobs, given as (id, lease), out of the buffer that no slot has begun."""
+        out = [job for job in self.waiting if (job.id, job.lease) in leases]
+        if out:
+            self.waiting = deque(job for job in self.waiting if (job.id, job.lease) not in leases)
+        return out
 
     # What a slot asks
 

@@ -23,13 +23,16 @@ COMMON_CHANNEL = "pgqueue"
 class Listener:
     """One service: pokes the claimer for each notification, and after each reconnection.
 
-    A notification is a hint; its payload is not read.
+    A notification is a hint: there may be jobs, or with the payload `cancel`, there may be some to cancel.
     """
 
-    def __init__(self, *, dsn: str, worker_id: int, poke: Callable[..., None]):
+    def __init__(
+        self, *, dsn: str, worker_id: int, poke: Callable[..., None], look_for_cancels: Callable[[], None]
+    ):
         self._dsn = dsn
         self._channels = (COMMON_CHANNEL, f"pgqueue_{worker_id}")
         self._poke = poke
+        self._look_for_cancels = look_for_cancels
 
     async def run(self) -> None:
         """Listens until cancelled."""
@@ -52,6 +55,7 @@ class Listener:
                 await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
             # What was said before this moment was said to nobody: register anew, and look.
             self._poke(forget_sleep=True)
+            self._look_for_cancels()
             await self._hear(connection)
         finally:
             await connection.close()
@@ -73,10 +77,11 @@ class Listener:
                 if not lost.done():
                     lost.set_exception(error)
                 return
-            if pgconn.notifies() is not None:
-                while pgconn.notifies() is not None:
-                    pass
-                self._poke()
+            while (notification := pgconn.notifies()) is not None:
+                if notification.extra == b"cancel":
+                    self._look_for_cancels()
+                else:
+                    self._poke()
 
         socket = pgconn.socket
         loop.add_reader(socket, heard)

@@ -7,6 +7,9 @@ import msgspec
 EXIT_CONFIGURATION = 78
 """A child's exit code when starting it again cannot help; EX_CONFIG of sysexits.h."""
 
+EXIT_REPLACE = 75
+"""A child's exit code when it has ended by itself, to be replaced: its threads are stuck. EX_TEMPFAIL."""
+
 
 class Orders(msgspec.Struct, frozen=True):
     """What the supervisor tells a child. Never in the command line: it holds the DSN."""

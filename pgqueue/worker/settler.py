@@ -17,7 +17,7 @@ from pgqueue.calls import Call
 from pgqueue.error_text import ErrorText, safe_text
 from pgqueue.errors import InvalidJob
 from pgqueue.job import ClaimedJob
-from pgqueue.worker.decide import Completed, Ending, Failed, Released, Snoozed
+from pgqueue.worker.decide import Cancelled, Completed, Ending, Failed, Released, Snoozed
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.link import Link
 
@@ -30,6 +30,7 @@ NO_CELL = -1
 _Item = tuple[ClaimedJob, int]
 _Failure = tuple[ClaimedJob, int, Failed]
 _Snooze = tuple[ClaimedJob, int, float]
+_Cancellation = tuple[ClaimedJob, int, str | None]
 _id_of, _lease_of = attrgetter("id"), attrgetter("lease")
 
 
@@ -43,6 +44,7 @@ class Settler:
         self._failed: list[_Failure] = []
         self._snoozed: list[_Snooze] = []
         self._released: list[_Item] = []
+        self._cancelled: list[_Cancellation] = []
         self._wanted = asyncio.Event()
 
     def completed(self, job: ClaimedJob, cell: int) -> None:
@@ -61,6 +63,8 @@ class Settler:
                 self._snoozed.append((job, cell, ending.delay))
             case Released():
                 self._released.append((job, cell))
+            case Cancelled():
+                self._cancelled.append((job, cell, ending.reason))
         self._wanted.set()
 
     async def run(self) -> None:
@@ -85,6 +89,10 @@ class Settler:
         while self._released:
             released, self._released = self._released[:BATCH], self._released[BATCH:]
             await self._end("release", released, calls.release(*_columns(released)))
+        while self._cancelled:
+            cancelled, self._cancelled = self._cancelled[:BATCH], self._cancelled[BATCH:]
+            reasons = [reason for *_, reason in cancelled]
+            await self._end("cancel", cancelled, calls.end_cancelled(*_columns(cancelled), reasons))
 
     async def _fail(self, failures: list[_Failure]) -> None:
         try:

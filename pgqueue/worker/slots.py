@@ -1,85 +1,114 @@
-"""The slots: long-lived asyncio tasks that take job after job from the hand and run it."""
+"""The slots: long-lived asyncio tasks that take job after job from the hand and run it.
+
+One sweeper looks after all their deadlines: no job has a task or a timer of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-from collections.abc import Awaitable, Mapping
-from functools import partial
-from typing import Any
+import time
+from collections.abc import Collection
 
 import structlog
 
-from pgqueue.context import Context, current_job
-from pgqueue.errors import LeaseLost
 from pgqueue.job import ClaimedJob
-from pgqueue.task import Task
+from pgqueue.worker.attempts import Attempts
+from pgqueue.worker.board import Board
 from pgqueue.worker.decide import (
+    CANCELLED,
     COMPLETED,
-    RELEASED,
+    Cancelled,
     Completed,
     Ending,
     Failed,
     Released,
     Snoozed,
-    decide,
-    misfit,
+    timeout_of,
 )
-from pgqueue.worker.executors.coroutines import run_in
-from pgqueue.worker.executors.threads import Threads
-from pgqueue.worker.executors.transactional import NotStarted, Transactions
 from pgqueue.worker.hand import Hand
-from pgqueue.worker.link import report_outage
-from pgqueue.worker.settler import Settler
+from pgqueue.worker.settler import NO_CELL, Settler
+from pgqueue.worker.slot import Slot, Stop
 
 log = structlog.get_logger("pgqueue.worker")
 
-ENDINGS = (Completed, Failed, Snoozed, Released)
+ENDINGS = (Completed, Failed, Snoozed, Released, Cancelled)
 BREATH = 64
 """After so many jobs in a row that never suspended, a slot lets the loop breathe."""
+SWEEP_SECONDS = 0.1
+"""While a running attempt has a deadline, the sweeper looks this often."""
+GRACE_SECONDS = 3.0
+"""What a handler that was cancelled gets to clean up, before its attempt is ended without it."""
 
 
 class Slots:
     """`hand.concurrency` slots over one registry of tasks."""
 
-    def __init__(
-        self,
-        *,
-        tasks: Mapping[str, Task[..., Any]],
-        hand: Hand,
-        settler: Settler,
-        threads: Threads,
-        transactions: Transactions,
-        on_unknown_task: Any,
-    ):
-        self._tasks = tasks
+    def __init__(self, *, attempts: Attempts, hand: Hand, settler: Settler, board: Board):
+        self._attempts = attempts
         self._hand = hand
         self._settler = settler
-        self._threads = threads
-        self._transactions = transactions
-        self._on_unknown_task = on_unknown_task
-        self._cancelling = False
-        self._slots: list[asyncio.Task[None]] = []
+        self._board = board
+        self._slots = [Slot(number) for number in range(hand.concurrency)]
+        self._timeouts = {
+            name: task.timeout for name, task in attempts.tasks.items() if task.timeout is not None
+        }
+        self._armed = asyncio.Event()
+        self.stuck = asyncio.Event()
+        """Set when half of the slots are occupied by threads that nobody waits for: this process should go."""
 
     def start(self) -> None:
         """Starts the slots; each ends when the hand is closed and empty."""
-        self._slots = [
-            asyncio.create_task(self._serve(), name=f"pgqueue slot {number}")
-            for number in range(self._hand.concurrency)
-        ]
+        for slot in self._slots:
+            slot.runner = asyncio.create_task(self._serve(slot), name=f"pgqueue slot {slot.number}")
 
     async def wait(self) -> None:
         """Waits until every slot has ended."""
-        await asyncio.gather(*self._slots)
+        await asyncio.gather(*(slot.runner for slot in self._slots))
 
-    def cancel(self) -> None:
+    def release(self) -> None:
         """Cancels what runs: each handler's cleanup runs, its job is released with the attempt given back."""
-        self._cancelling = True
         for slot in self._slots:
-            slot.cancel()
+            if slot.job is not None and slot.stop is None:
+                slot.stop = Stop.DRAIN
+            slot.runner.cancel()
 
-    async def _serve(self) -> None:
-        hand, settler = self._hand, self._settler
+    def let_go(self) -> None:
+        """Waits no longer for handlers whose attempts have been ended without them."""
+        for slot in self._slots:
+            if slot.is_settled:
+                slot.runner.cancel()
+
+    def cancel(self, leases: Collection[tuple[int, int]]) -> None:
+        """Cancels jobs, given as (id, lease): those that run are told, those that wait in the hand are ended."""
+        for waiting in self._hand.take_out(leases):
+            self._settler.settle(waiting, NO_CELL, CANCELLED)
+        for slot in self._slots:
+            job = slot.job
+            if job is None or slot.stop is not None or (job.id, job.lease) not in leases:
+                continue
+            log.info("job.cancelling", job_id=job.id, task=job.task, queue=job.queue)
+            if self._attempts.can_be_stopped(job):
+                slot.interrupt(Stop.CANCEL)
+                self._arm(slot, GRACE_SECONDS)
+            else:
+                slot.stop = Stop.CANCEL  # it reads ctx.cancelled, or finishes
+
+    async def sweep(self) -> None:
+        """Ends attempts whose time is over. Runs until cancelled, and sleeps while no attempt has a deadline."""
+        while True:
+            await self._armed.wait()
+            now = time.monotonic()
+            armed = [slot for slot in self._slots if slot.deadline is not None]
+            if not armed:
+                self._armed.clear()
+                continue
+            for slot in armed:
+                if slot.deadline is not None and slot.deadline <= now:
+                    self._time_out(slot)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _serve(self, slot: Slot) -> None:
+        hand, settler, start, timeouts = self._hand, self._settler, self._attempts.start, self._timeouts
         in_a_row = 0
         while True:
             if not hand.waiting:
@@ -92,7 +121,10 @@ class Slots:
                 continue
             in_a_row += 1
             job, cell = hand.take()
-            started = self._start(job)
+            slot.job, slot.cell = job, cell
+            if job.options is not None or job.task in timeouts:
+                self._set_timeout(slot, job)
+            started = start(slot, job)
             ending: Ending | None
             if isinstance(started, ENDINGS):
                 ending = started
@@ -100,94 +132,77 @@ class Slots:
                 hand.wake_next()
                 ending = await started
             hand.running -= 1
+            slot.job = None
+            if slot.deadline is not None:
+                slot.deadline = None
+                self._board.deadlines[cell] = 0
+            if slot.stop is not None:
+                slot.stop = None
+                if slot.is_settled:
+                    slot.is_settled = False
+                    hand.has_room.set()
+                    continue  # it was ended without the handler, which now comes too late
             if ending is COMPLETED:
                 settler.completed(job, cell)
             elif ending is None:
                 hand.settled((job,), (cell,))
             else:
+                _log_failure(job, ending)
                 settler.settle(job, cell, ending)
 
-    def _start(self, job: ClaimedJob) -> Ending | Awaitable[Ending | None]:
-        """Begins an attempt; its ending, or an awaitable of that when the attempt has to be waited for."""
-        task = self._tasks.get(job.task)
-        if task is None:
-            return Snoozed(self._on_unknown_task(job))
-        try:
-            args = task.decode(job.args)
-        except Exception as error:  # noqa: BLE001 - InvalidArgs, or what a model's own validation raises
-            return self._note(job, misfit(error))
-        context = contextvars.copy_context()
-        context.run(current_job.set, job)
-        if task.transactional:
-            handler = self._handler(task, job, args, context)
-            return self._wait(job, task, self._transactions.run(task, job, handler, context), ends=None)
-        if not task.is_async:
-            call = (
-                partial(task.function, Context(job), **args)
-                if task.takes_context
-                else partial(task.function, **args)
-            )
-            return self._wait(job, task, self._threads.run(context, call))
-        try:
-            coroutine = task.function(Context(job), **args) if task.takes_context else task.function(**args)
-            rest = run_in(coroutine, context)
-        except BaseException as error:  # noqa: BLE001 - as in _wait
-            return self._note(job, decide(job, task, error))
-        return COMPLETED if rest is None else self._wait(job, task, rest)
+    def _set_timeout(self, slot: Slot, job: ClaimedJob) -> None:
+        timeout = timeout_of(job, self._timeouts.get(job.task))
+        if timeout is not None:
+            self._arm(slot, timeout)
+            # The supervisor reads it: it is the one that can end a handler which blocks this process's loop.
+            self._board.deadlines[slot.cell] = time.monotonic_ns() + int(timeout * 1e9)
 
-    async def _wait(
-        self, job: ClaimedJob, task: Task[..., Any], rest: Awaitable[Any], ends: Ending | None = COMPLETED
-    ) -> Ending | None:
-        """Waits for the rest of an attempt. None: it is settled already, or no longer ours."""
-        try:
-            await rest
-            return ends
-        except NotStarted as error:
-            report_outage("transactional", error)
-            return Snoozed(1.0)
-        except LeaseLost as error:
-            if not task.transactional:
-                return self._note(job, decide(job, task, error))
-            log.warning("lease.lost", job_id=job.id, task=job.task, queue=job.queue, dropped="transaction")
-            return None
-        except asyncio.CancelledError as error:
-            if self._cancelling:
-                return RELEASED
-            # Nobody cancelled this slot: the handler raised it (a cancelled task of its own, say).
-            return self._note(job, decide(job, task, error))
-        except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the handler's as well
-            return self._note(job, decide(job, task, error))
+    def _arm(self, slot: Slot, seconds: float) -> None:
+        slot.deadline = time.monotonic() + seconds
+        if not self._armed.is_set():
+            self._armed.set()
 
-    def _handler(
-        self, task: Task[..., Any], job: ClaimedJob, args: dict[str, Any], context: contextvars.Context
-    ) -> Any:
-        """The handler of a transactional task, waiting for its connection."""
+    def _time_out(self, slot: Slot) -> None:
+        """The first time the handler is cancelled; the second time, or when it is a thread, left to itself."""
+        job = slot.job
+        assert job is not None
+        if slot.stop is None and self._attempts.can_be_stopped(job):
+            slot.interrupt(Stop.TIMEOUT)
+            self._arm(slot, GRACE_SECONDS)
+            return
+        ending = CANCELLED if slot.stop is Stop.CANCEL else self._attempts.timed_out(job)
+        slot.stop = slot.stop or Stop.TIMEOUT
+        slot.deadline, slot.is_settled = None, True
+        self._board.deadlines[slot.cell] = 0
+        _log_failure(job, ending)
+        self._settler.settle(job, slot.cell, ending)
+        left = [slot.job.task for slot in self._slots if slot.is_settled and slot.job is not None]
+        log.error(
+            "slot.stuck",
+            job_id=job.id,
+            task=job.task,
+            stuck=len(left),
+            slots=len(self._slots),
+            remedy="the handler neither ended nor can be stopped: let it look at ctx.cancelled, give its own calls "
+            "time-outs, or declare it executor='process'",
+        )
+        if 2 * len(left) >= len(self._slots):
+            self.stuck.set()
 
-        def call(connection: Any) -> Any:
-            if task.takes_context:
-                return task.function(Context(job, connection), **args)
-            return task.function(**args)
 
-        async def call_async(connection: Any) -> None:
-            if (rest := run_in(call(connection), context)) is not None:
-                await rest
-
-        return call_async if task.is_async else call
-
-    def _note(self, job: ClaimedJob, ending: Ending) -> Ending:
-        if isinstance(ending, Failed):
-            dead = ending.delay is None
-            log.log(
-                40 if dead else 30,
-                "job.dead" if dead else "job.failed",
-                job_id=job.id,
-                task=job.task,
-                queue=job.queue,
-                attempt=job.attempt,
-                max_attempts=job.max_attempts,
-                error=ending.error.type,
-                message=ending.error.message[:500],
-                reason=ending.reason if dead else None,
-                retry_in=None if ending.delay is None else round(ending.delay, 3),
-            )
-        return ending
+def _log_failure(job: ClaimedJob, ending: Ending) -> None:
+    if isinstance(ending, Failed):
+        dead = ending.delay is None
+        log.log(
+            40 if dead else 30,
+            "job.dead" if dead else "job.failed",
+            job_id=job.id,
+            task=job.task,
+            queue=job.queue,
+            attempt=job.attempt,
+            max_attempts=job.max_attempts,
+            error=ending.error.type,
+            message=ending.error.message[:500],
+            reason=ending.reason if dead else None,
+            retry_in=None if ending.delay is None else round(ending.delay, 3),
+        )

@@ -31,10 +31,12 @@ from pgqueue.worker.board import Board
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
 from pgqueue.worker.listener import listen_works
-from pgqueue.worker.orders import EXIT_CONFIGURATION, Orders
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders
 
 log = structlog.get_logger("pgqueue.worker")
 
+HUNG_SECONDS = 3.5
+"""Beyond the timeout of a job: a child that has not ended the attempt by then cannot, its loop is blocked."""
 KILL_GRACE = 10.0
 """Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
 ROUND_SECONDS = 0.05
@@ -53,6 +55,8 @@ class ChildProcess:
     board: Board
     ready: asyncio.Future[None]
     started_at: float = field(default_factory=time.monotonic)
+    hung: list[int] = field(default_factory=list)
+    """The jobs that it was killed for, because they were over their timeout."""
 
     @property
     def was_ready(self) -> bool:
@@ -103,7 +107,9 @@ class Supervisor:
         pooled = not self._listens
         self._beats = Link(self._dsn, name="pgqueue supervisor beats", pooled=pooled)
         self._upkeep = Link(self._dsn, name="pgqueue supervisor upkeep", pooled=pooled)
-        services = [asyncio.create_task(service) for service in (self._beat(), self._keep_up())]
+        services = [
+            asyncio.create_task(service) for service in (self._beat(), self._watch(), self._keep_up())
+        ]
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._settings.processes)]
         keeping: asyncio.Future[Any] = asyncio.gather(*keepers)
         waited_for: list[asyncio.Future[Any]] = [*services, keeping]
@@ -154,6 +160,8 @@ class Supervisor:
                 return
             if self._stopping.is_set():
                 return
+            if code == EXIT_REPLACE:
+                continue
             log.error(
                 "worker.child_died", worker=child.worker_id, pid=child.process.pid, ended_by=_ended_by(code)
             )
@@ -241,7 +249,9 @@ class Supervisor:
         if not child.ready.done():
             child.ready.cancel()
         # One that has drained, or that we killed to stop, did not die of a job: all goes back untouched.
-        started = [] if code == 0 or self._stops else child.board.started()
+        # And one that was killed for jobs that were over their timeout did not die of the others beside them.
+        unharmed = code in (0, EXIT_REPLACE) or self._stops
+        started = [] if unharmed else child.hung or child.board.started()
         rescue = asyncio.create_task(self._upkeep.persist(calls.rescue(child.worker_id, started)))
         if self._stops:
             # On the way out: do not wait for a database that is away, the lease sees to the rest.
@@ -284,6 +294,17 @@ class Supervisor:
                         self._replace(worker_id)
             except OUTAGES as error:
                 report_outage("beats", error)
+
+    async def _watch(self) -> None:
+        """Kills a child that cannot end an attempt whose time is over: the handler blocks its loop."""
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic_ns() - int(HUNG_SECONDS * 1e9)
+            for child in self._children.values():
+                if not child.hung and (overdue := child.board.overdue(now)):
+                    child.hung = overdue
+                    log.error("worker.hung", worker=child.worker_id, pid=child.process.pid, job_ids=overdue)
+                    _signal(child, signal.SIGKILL)
 
     async def _hold_session(self) -> None:
         """Takes the session lock again after each reconnection, before a beat says that we are here."""

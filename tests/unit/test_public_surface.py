@@ -15,6 +15,7 @@ import pgqueue
 def test_the_public_names_are_these() -> None:
     assert pgqueue.__all__ == [
         "App",
+        "Cancel",
         "Context",
         "Custom",
         "Exponential",

@@ -461,3 +461,21 @@ async def kills_its_process(ctx: pgqueue.Context) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case _:
             ctypes.string_at(0)
+
+
+# That are cancelled
+
+
+@app.task(retry=Fixed(0, attempts=5))
+def watches_sync(ctx: pgqueue.Context, then: str) -> None:
+    """Looks whether it was cancelled, and raises or returns when it was."""
+    with noted(ctx):
+        while not ctx.cancelled:
+            time.sleep(0.005)
+        if then == "raise":
+            raise RuntimeError("cancelled in the middle")
+
+
+@app.task
+async def withdraws() -> None:
+    raise pgqueue.Cancel("nothing to do")

@@ -69,6 +69,10 @@ begin
     select count(*), array_agg(j.queue) filter (where not j.is_dead) into rescued, lines from judged as j;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
        from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(array(
+            select c.job_id from pgqueue.cancel_requests as c where c.worker_id = rescue.worker_id));
+    end if;
     return rescued;
 end $$;
 comment on function pgqueue.rescue(bigint, bigint[]) is

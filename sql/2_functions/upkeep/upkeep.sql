@@ -75,6 +75,11 @@ begin
         delete from pgqueue.sleepers as s
          using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
          where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
+        -- of jobs that completed first
+        delete from pgqueue.cancel_requests as c
+         where c.requested_at < clock_timestamp() - interval '1 minute'
+           -- a look-up each, never a join with all that runs
+           and (select r.id from pgqueue.running_jobs as r where r.id = c.job_id and r.lease = c.lease limit 1) is null;
         -- A floor is due when positions were drawn since its proof began, or it has not come up to that proof.
         floors_due := not exists (
             select from pgqueue.floor_proofs as f, pgqueue.positions as p

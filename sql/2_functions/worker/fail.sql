@@ -64,6 +64,9 @@ begin
               where e.is_dead and e.unique_key is not null))
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.fail(jsonb) is

@@ -30,6 +30,9 @@ begin
     select coalesce(array_agg(e.id), '{}'), array_agg(e.queue) into accepted, lines from ended as e;
     perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
        from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.release(bigint[], bigint[]) is

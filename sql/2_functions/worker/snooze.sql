@@ -32,6 +32,9 @@ begin
           from ended as e
     )
     select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    if exists (select from pgqueue.cancel_requests) then
+        perform pgqueue.cancel_as_requested(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.snooze(bigint[], bigint[], double precision[]) is
