@@ -67,15 +67,15 @@ class Listener:
         connection ten times a second.
         """
         loop, pgconn = asyncio.get_running_loop(), connection.pgconn
+        socket = pgconn.socket
         lost: asyncio.Future[None] = loop.create_future()
 
         def heard() -> None:
             try:
                 pgconn.consume_input()
             except psycopg.Error as error:
-                loop.remove_reader(socket)
-                if not lost.done():
-                    lost.set_exception(error)
+                loop.remove_reader(socket)  # now: the socket is closed, and its number may soon be another's
+                lost.set_exception(error)
                 return
             while (notification := pgconn.notifies()) is not None:
                 if notification.extra == b"cancel":
@@ -83,13 +83,13 @@ class Listener:
                 else:
                     self._poke()
 
-        socket = pgconn.socket
         loop.add_reader(socket, heard)
         try:
             heard()  # what came along with the answers to LISTEN
             await lost
         finally:
-            loop.remove_reader(socket)
+            if lost.cancelled() or not lost.done():
+                loop.remove_reader(socket)
 
 
 async def listen_works(dsn: str, *, patience: float = 1.0) -> bool:

@@ -69,19 +69,25 @@ class Wire:
         results: list[pq.abc.PGresult] = []
         answered: asyncio.Future[None] = loop.create_future()
 
+        def unwatch() -> None:
+            loop.remove_reader(socket)
+            loop.remove_writer(socket)
+
         def step() -> None:
-            if answered.done():
-                return
             try:
                 pgconn.consume_input()
                 if pgconn.flush() == 0:
                     loop.remove_writer(socket)
                 while not pgconn.is_busy():
                     if (result := pgconn.get_result()) is None:
+                        unwatch()
                         answered.set_result(None)
                         return
                     results.append(result)
             except psycopg.Error as error:
+                # Now, and not when the waiter wakes up: libpq has closed the socket, and by then its number may be
+                # that of another connection.
+                unwatch()
                 answered.set_exception(error)
 
         loop.add_reader(socket, step)
@@ -89,9 +95,10 @@ class Wire:
             if pgconn.flush() == 1:  # more than the socket takes at once
                 loop.add_writer(socket, step)
             await answered
-        finally:
-            loop.remove_reader(socket)
-            loop.remove_writer(socket)
+        except BaseException:
+            if answered.cancelled() or not answered.done():
+                unwatch()
+            raise
         for result in results:
             if result.status not in _GOOD:
                 raise error_from_result(result, encoding="utf-8")

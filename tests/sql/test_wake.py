@@ -133,6 +133,24 @@ def test_a_beat_keeps_a_sleeper_fresh(connect: Connect, connection: psycopg.Conn
     assert ear.heard() == [workers[0]]
 
 
+def test_a_worker_that_sleeps_for_long_is_kept_fresh_by_every_tenth_second(
+    connection: psycopg.Connection,
+) -> None:
+    worker = asleep(connection)
+    for seconds in (0, 9, 2, 9, 2, 9, 2):
+        connection.execute(
+            f"update pgqueue.sleepers set slept_at = slept_at - interval '{seconds} s', period = period - interval '{seconds} s'"
+        )
+        before = count(connection, "sleepers")
+        call(connection, "heartbeat", worker_ids=[worker])
+        # once when the last one is older than ten seconds, and not again with each beat of the next ten
+        assert count(connection, "sleepers") - before == (seconds == 2)
+    call(connection, "wake_up", worker_id=worker)
+    connection.execute("update pgqueue.sleepers set period = period - interval '11 s'")
+    call(connection, "heartbeat", worker_ids=[worker])
+    assert rows(connection, "sleepers", "slept_at > '-infinity'") == []
+
+
 def test_a_worker_that_woke_up_or_ended_is_not_notified(
     connect: Connect, connection: psycopg.Connection
 ) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
 
 from pgqueue import calls
 from pgqueue.errors import DatabaseUnavailable
-from pgqueue.worker.link import Link
+from pgqueue.worker.link import Link, connect
+from pgqueue.worker.listener import Listener
+from pgqueue.worker.wire import Wire
 from tests.support import Databases
 from tests.support.databases import install
 
@@ -72,6 +79,71 @@ def test_a_terminated_session_is_an_outage_and_the_next_call_has_a_new_one(
             await link.close()
 
     assert asyncio.run(generations()) == [2]
+
+
+class Lost:
+    """A libpq connection that says when it is lost: its socket is closed then, and the number free for others."""
+
+    def __init__(self, pgconn: Any, on_loss: Callable[[int], object]):
+        self._pgconn = pgconn
+        self._on_loss = on_loss
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgconn, name)
+
+    def consume_input(self) -> None:
+        number = self._pgconn.socket
+        try:
+            self._pgconn.consume_input()
+        except psycopg.Error:
+            self._on_loss(number)
+            raise
+
+
+@pytest.mark.parametrize("reader", ["wire", "listener"])
+def test_a_lost_connection_leaves_alone_whoever_gets_its_sockets_number(
+    database: str, connection: psycopg.Connection, reader: str
+) -> None:
+    async def lose() -> None:
+        loop, heard = asyncio.get_running_loop(), asyncio.Event()
+        ours, theirs = socket.socketpair()
+
+        def take(number: int) -> None:
+            os.dup2(ours.fileno(), number)
+            loop.add_reader(number, heard.set)
+
+        dying = await connect(database, name="to be lost", pooled=False)
+        # before whoever waits for the answer is woken up
+        lost: Any = Lost(dying.pgconn, lambda number: loop.call_soon(take, number))
+        terminate = (
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'to be lost'"
+        )
+        with connection.transaction():
+            connection.execute("lock table pgqueue.ready_jobs")
+            if reader == "wire":
+                wire = Wire(dying, prepares=True)
+                wire._pgconn = lost
+                waiting = asyncio.create_task(wire.run(calls.enqueue(task="t")))
+            else:
+                listener = Listener(dsn=database, worker_id=1, poke=noop, look_for_cancels=noop)
+                holder: Any = SimpleNamespace(pgconn=lost)
+                waiting = asyncio.create_task(listener._hear(holder))
+            await asyncio.sleep(0)
+            connection.execute(terminate)
+            with pytest.raises((psycopg.Error, DatabaseUnavailable)):
+                await waiting
+        theirs.send(b"x")
+        async with asyncio.timeout(5):
+            await heard.wait()
+        loop.remove_reader(ours)
+        ours.close()
+        theirs.close()
+
+    asyncio.run(lose())
+
+
+def noop(**_: Any) -> None:
+    """Hears nothing."""
 
 
 def test_text_arrives_unchanged_from_a_database_of_another_encoding(databases: Databases) -> None:
