@@ -71,10 +71,11 @@ class Listener:
         lost: asyncio.Future[None] = loop.create_future()
 
         def heard() -> None:
+            # First, as in `wire`: libpq closes a lost connection's socket, uvloop forgets the reader after an error.
+            loop.remove_reader(socket)
             try:
                 pgconn.consume_input()
             except psycopg.Error as error:
-                loop.remove_reader(socket)  # now: the socket is closed, and its number may soon be another's
                 lost.set_exception(error)
                 return
             while (notification := pgconn.notifies()) is not None:
@@ -82,14 +83,14 @@ class Listener:
                     self._look_for_cancels()
                 else:
                     self._poke()
+            loop.add_reader(socket, heard)
 
-        loop.add_reader(socket, heard)
+        heard()  # what came along with the answers to LISTEN
         try:
-            heard()  # what came along with the answers to LISTEN
             await lost
-        finally:
-            if lost.cancelled() or not lost.done():
-                loop.remove_reader(socket)
+        except asyncio.CancelledError:
+            loop.remove_reader(socket)
+            raise
 
 
 async def listen_works(dsn: str, *, patience: float = 1.0) -> bool:

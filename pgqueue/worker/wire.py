@@ -69,35 +69,36 @@ class Wire:
         results: list[pq.abc.PGresult] = []
         answered: asyncio.Future[None] = loop.create_future()
 
+        def watch() -> None:
+            is_sent = pgconn.flush() == 0  # else it was more than the socket takes at once
+            loop.add_reader(socket, step)
+            if not is_sent:
+                loop.add_writer(socket, step)
+
         def unwatch() -> None:
             loop.remove_reader(socket)
             loop.remove_writer(socket)
 
         def step() -> None:
+            # First, for two reasons: libpq closes the socket of a connection that it finds lost, and its number may be
+            # another's before the waiter wakes up; and after an error on the socket uvloop forgets its reader.
+            unwatch()
             try:
                 pgconn.consume_input()
-                if pgconn.flush() == 0:
-                    loop.remove_writer(socket)
                 while not pgconn.is_busy():
                     if (result := pgconn.get_result()) is None:
-                        unwatch()
                         answered.set_result(None)
                         return
                     results.append(result)
+                watch()
             except psycopg.Error as error:
-                # Now, and not when the waiter wakes up: libpq has closed the socket, and by then its number may be
-                # that of another connection.
-                unwatch()
                 answered.set_exception(error)
 
-        loop.add_reader(socket, step)
+        watch()
         try:
-            if pgconn.flush() == 1:  # more than the socket takes at once
-                loop.add_writer(socket, step)
             await answered
-        except BaseException:
-            if answered.cancelled() or not answered.done():
-                unwatch()
+        except asyncio.CancelledError:
+            unwatch()
             raise
         for result in results:
             if result.status not in _GOOD:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import pytest
 
 from pgqueue import calls
 from pgqueue.errors import DatabaseUnavailable
-from pgqueue.worker.link import Link, connect
+from pgqueue.worker.link import OUTAGES, Link, connect
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.wire import Wire
 from tests.support import Databases
@@ -28,7 +29,8 @@ def test_a_statement_larger_than_the_socket_takes_is_carried_out(database: str, 
         link = Link(database, name="test", pooled=pooled)
         try:
             item = {"task": "t", "args": {"text": "x" * 900_000}}
-            return len(await link.run(calls.enqueue_many(json.dumps([item] * 20))))
+            jobs = await link.run(calls.enqueue_many(json.dumps([item] * 20)))
+            return len(jobs)
         finally:
             await link.close()
 
@@ -46,15 +48,15 @@ def test_a_session_that_has_lost_its_prepared_statements_is_replaced(
     async def twice() -> list[int]:
         link = Link(database, name="test")
         try:
-            found = [len(await link.run(calls.writers("ready_jobs")))]
+            before = await link.run(calls.writers("ready_jobs"))
             connection.execute("alter function pgqueue.writers(text, text[]) rename to writers_before")
             connection.execute(
                 "create function pgqueue.writers(relation text, among text[]) returns integer[] return '{7,8}'::integer[]"
             )
             with pytest.raises(psycopg.Error):
                 await link.run(calls.writers("ready_jobs"))
-            found.append(len(await link.run(calls.writers("ready_jobs"))))
-            return found
+            after = await link.run(calls.writers("ready_jobs"))
+            return [len(before), len(after)]
         finally:
             await link.close()
 
@@ -123,7 +125,7 @@ def test_a_lost_connection_leaves_alone_whoever_gets_its_sockets_number(
             if reader == "wire":
                 wire = Wire(dying, prepares=True)
                 wire._pgconn = lost
-                waiting = asyncio.create_task(wire.run(calls.enqueue(task="t")))
+                waiting: asyncio.Task[Any] = asyncio.create_task(wire.run(calls.enqueue(task="t")))
             else:
                 listener = Listener(dsn=database, worker_id=1, poke=noop, look_for_cancels=noop)
                 holder: Any = SimpleNamespace(pgconn=lost)
@@ -140,6 +142,39 @@ def test_a_lost_connection_leaves_alone_whoever_gets_its_sockets_number(
         theirs.close()
 
     asyncio.run(lose())
+
+
+def test_under_a_storm_of_lost_connections_every_call_comes_to_an_end(database: str) -> None:
+    """On the loop that workers run on, which forgets a reader after an error on its socket."""
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not for this platform")
+
+    async def run(number: int, losses: list[int]) -> None:
+        link = Link(database, name=f"storm {number}")
+        while len(losses) < 300:
+            try:
+                async with asyncio.timeout(10):
+                    await link.run(calls.writers("ready_jobs"))
+            except OUTAGES:
+                losses.append(number)
+                await asyncio.sleep(random.uniform(0, 0.02))
+            if random.random() < 0.3:
+                await asyncio.sleep(random.uniform(0, 0.02))
+        await link.close()
+
+    async def storm() -> None:
+        losses: list[int] = []
+        async with asyncio.TaskGroup() as links:
+            for number in range(6):
+                links.create_task(run(number, losses))
+            async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+                while len(losses) < 300:
+                    await connection.execute(
+                        "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'storm %'"
+                    )
+                    await asyncio.sleep(random.uniform(0.005, 0.08))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(storm())
 
 
 def noop(**_: Any) -> None:
