@@ -18,9 +18,11 @@ import click
 import psycopg
 
 import pgqueue
+from pgqueue import pytest_plugin, testing
 from pgqueue import settings as settings_module
 from pgqueue.bulk import Bulk
 from pgqueue.cli import COMMANDS, main
+from pgqueue.hooks import EVENTS
 from pgqueue.settings import Settings
 from pgqueue.task import BoundTask, Item, Task
 
@@ -32,6 +34,7 @@ def pages(connection: psycopg.Connection[Any]) -> dict[str, str]:
     """The reference pages by file name; `connection` leads to a database with the schema."""
     return {
         "python.md": python_page(),
+        "testing.md": testing_page(),
         "cli.md": cli_page(),
         "settings.md": settings_page(),
         "sql.md": sql_page(connection),
@@ -50,11 +53,22 @@ def python_page() -> str:
             pgqueue.App,
             (
                 "task",
+                "on",
+                "middleware",
+                "provide",
+                "override",
                 "enqueue",
                 "enqueue_async",
                 "enqueue_many",
                 "enqueue_many_async",
                 "bulk",
+                "job",
+                "job_async",
+                "wait",
+                "wait_async",
+                "result",
+                "result_async",
+                "events",
                 "close",
                 "aclose",
             ),
@@ -63,8 +77,13 @@ def python_page() -> str:
         (BoundTask, ()),
         (Item, ()),
         (Bulk, ("enqueue",)),
-        (pgqueue.Job, ()),
-        (pgqueue.Context, tuple(_properties(pgqueue.Context))),
+        (pgqueue.Job, ("outcome",)),
+        (pgqueue.Unique, ()),
+        (pgqueue.JobInfo, ("has_ended", "has_result", "result")),
+        (pgqueue.Progress, ("fraction",)),
+        (pgqueue.Event, ("id",)),
+        (pgqueue.Context, ("progress", *_properties(pgqueue.Context))),
+        (pgqueue.Worker, ("run", "stop", "wait")),
         (pgqueue.Retry, ()),
         (pgqueue.Snooze, ()),
         (pgqueue.Fail, ()),
@@ -83,6 +102,16 @@ def python_page() -> str:
             member = inspect.getattr_static(thing, name)
             parts.append(f"### {thing.__name__}.{name}\n")
             parts.append(_prose(member))
+    parts.append("## PROVIDED\n")
+    parts.append(
+        "The default of a handler's parameter that the worker provides: no part of the job's args. See `App.provide`.\n"
+    )
+    parts.append("## hooks\n")
+    parts.append(_prose(pgqueue.hooks))
+    for event in EVENTS.values():
+        parts.append(f"### hooks.{event.__name__}\n")
+        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(event))
+        parts.append(f"{_prose(event)}\nFields: {fields}.\n")
     parts.append("## errors\n")
     parts.append(_prose(pgqueue.errors))
     return "\n".join(parts)
@@ -112,6 +141,38 @@ def _prose(thing: Any) -> str:
         else:
             blocks.append(block)
     return "\n\n".join(blocks) + "\n"
+
+
+# Testing --------------------------------------------------------------------------------------------
+
+
+def testing_page() -> str:
+    """`pgqueue.testing` and the pytest plugin."""
+    parts = [NOTICE, "# Testing\n", _prose(testing)]
+    for name, thing in {
+        "assert_enqueued": testing.assert_enqueued,
+        "refute_enqueued": testing.refute_enqueued,
+        "enqueued": testing.enqueued,
+        "Criteria": testing.Criteria,
+        "WaitingJob": testing.WaitingJob,
+        "perform": testing.perform.__call__,
+        "perform.using": testing.perform.using,
+        "perform_async": testing.perform_async.__call__,
+        "drain": testing.drain,
+        "Drained": testing.Drained,
+        "run_one": testing.run_one,
+        "Ran": testing.Ran,
+        "travel": testing.travel,
+        "crash_after": testing.crash_after,
+        "lend": testing.lend,
+        "EndlessDrain": testing.EndlessDrain,
+    }.items():
+        parts.append(f"## {name}\n")
+        if not inspect.isclass(thing):
+            parts.append(f"```python\n{name}{_signature(thing)}\n```\n")
+        parts.append(_prose(thing))
+    parts += ["## The pytest plugin\n", _prose(pytest_plugin)]
+    return "\n".join(parts)
 
 
 # Command line ---------------------------------------------------------------------------------------

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import calls
-from pgqueue.bulk import Bulk, check_items, send_items
+from pgqueue.bulk import Bulk, check_items, send_items, tell
 from pgqueue.context import Context
+from pgqueue.dependencies import Providers, Scope
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
 from pgqueue.error_text import did_you_mean, safe_repr
 from pgqueue.errors import ConfigurationError, UnknownTask
+from pgqueue.hooks import Hookable, Hooks
 from pgqueue.job import Cancellation, Job
+from pgqueue.look import Looking
+from pgqueue.middleware import Middleware, Pair
 from pgqueue.options import TaskOptions
 from pgqueue.pools import OwnConnections
+from pgqueue.retry import Duration
 from pgqueue.settings import Settings, load_settings
-from pgqueue.task import Decorator, Enqueueable, Item, Task
+from pgqueue.task import BatchDecorator, BatchTask, Decorator, Enqueueable, Item, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+M = TypeVar("M", bound=Middleware)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-class App:
+class App(Hookable, Looking):
     """An application's tasks, and the façade to enqueue them.
 
         app = pgqueue.App()
@@ -48,6 +55,10 @@ class App:
         self._loaded: Settings | None = None
         self._tasks: dict[str, Task[..., Any]] = {}
         self._own = OwnConnections(lambda: self.settings.dsn)
+        self._all_ears = {}
+        self.hooks = Hooks()
+        self.providers = Providers()
+        self._middlewares: list[Pair] = []
 
     @property
     def settings(self) -> Settings:
@@ -75,9 +86,21 @@ class App:
         - `permanent`: exceptions that make the job a dead letter at once.
         - `timeout`: how long an attempt may take (seconds, a timedelta or text such as "30s"); no limit by
           default. An async handler is cancelled and gets 3 s to clean up, a thread is left to itself
-          (`ctx.cancelled` tells it); the attempt counts as failed, with `pgqueue.errors.TimedOut`.
+          (`ctx.cancelled` tells it), a process is told and killed 3 s later; the attempt counts as failed, with
+          `pgqueue.errors.TimedOut`.
+        - `unique`: a `Unique`, for at most one job with the same arguments, some of them, or another key.
+        - `executor`: where a sync function runs: "thread" (the default) or "process", in a process of the
+          worker's that runs one job at a time: for what computes, leaks or crashes. `max_memory` (bytes or text
+          such as "512MB") and `max_jobs_per_child`: what such a process may have taken or done after a job, before
+          it is replaced.
+        - `on_crash`: "dead" makes a dead letter of a job whose process died while it ran, which is not started
+          again; "retry" (the default) tries again.
+        - `middleware`: functions around the handler, inside of the app's own; see `App.middleware`.
         - `transactional`: the handler works on `ctx.connection`, and its writes commit together with the
           job's completion or not at all.
+        - `keep_result`: what the function returns is stored as JSON with its job, at most 64 KiB
+          (`max_result_bytes`), for `app.result(job)`. What cannot be stored is left out and warned of; the
+          job completes all the same.
 
         Raises `ConfigurationError` for a function that cannot be a task or a name that is taken, and
         `InvalidOption`.
@@ -86,16 +109,62 @@ class App:
         namespace = sys._getframe(1).f_locals
 
         def register(function: Callable[..., Any]) -> Task[..., Any]:
-            task: Task[..., Any] = Task(function, **options, limit=self._args_limit, namespace=namespace)
-            if (other := self._tasks.get(task.name)) is not None:
-                raise ConfigurationError(
-                    f"task {task.name} is defined twice: in {other.__module__} and in {task.__module__}. "
-                    "Give one of them another name, @app.task(name=…)"
-                )
-            self._tasks[task.name] = task
+            task: Task[..., Any] = Task(
+                function,
+                **options,
+                limit=self._args_limit,
+                result_limit=self._result_limit,
+                namespace=namespace,
+                app_hooks=self.hooks,
+                overrides=self.providers.overrides,
+            )
+            self._register(task)
             return task
 
         return register if function is None else register(function)
+
+    def batch_task(
+        self, /, *, size: int, wait: Duration = 0.05, **options: Unpack[TaskOptions]
+    ) -> BatchDecorator:
+        """Registers a function that gets up to `size` jobs at once, or what arrived within `wait` of the first.
+
+        The function takes one list of `BatchJob`s; each carries the `item` that its job was enqueued with,
+        and may be ended by itself with `job.end(…)`. Enqueue items one by one or in bulk, as with any task:
+
+            @app.batch_task(size=100, wait="50ms")
+            async def index(jobs: list[pgqueue.BatchJob[int]]) -> None: ...
+
+            index.enqueue(connection, 7)
+
+        `size` is 1 to 10,000, and no batch is larger than the worker's concurrency. The other options are
+        those of `task`; `timeout` is for a whole batch.
+        """
+        namespace = sys._getframe(1).f_locals
+
+        def register(function: Callable[..., Any]) -> Any:
+            task: BatchTask[Any, Any] = BatchTask(
+                function,
+                size=size,
+                wait=wait,
+                limit=self._args_limit,
+                namespace=namespace,
+                app_hooks=self.hooks,
+                overrides=self.providers.overrides,
+                **options,
+            )
+            self._register(task)
+            return task
+
+        return register
+
+    def _register(self, task: Task[..., Any]) -> None:
+        if (other := self._tasks.get(task.name)) is not None:
+            raise ConfigurationError(
+                f"task {task.name} is defined twice: in {other.__module__} and in {task.__module__}. "
+                "Give one of them another name, @app.task(name=…)"
+            )
+        self._tasks[task.name] = task
+        task.app = self
 
     @property
     def tasks(self) -> Mapping[str, Task[..., Any]]:
@@ -112,8 +181,90 @@ class App:
             )
         return task
 
+    # Around handlers
+
+    def middleware(self, middleware: M, twin: Middleware | None = None, /) -> M:
+        """Puts a function around the handler of every task: it sees the `Context`, and what the handler ends with.
+
+            @app.middleware
+            async def timed(ctx: pgqueue.Context, call_next: pgqueue.middleware.CallNext) -> Any:
+                started = time.monotonic()
+                try:
+                    return await call_next()
+                finally:
+                    durations.observe(time.monotonic() - started, task=ctx.task)
+
+        What it returns is the handler's result, what it raises is the attempt's end (`raise pgqueue.Retry(…)`).
+        The first one is the outermost; those of a task, `@app.task(middleware=[…])`, are inside of the app's.
+        In a transactional task they run inside the transaction. Batch tasks have none: a batch is no one job.
+
+        Async middleware is for async tasks, sync middleware for sync ones. An app with both kinds of tasks
+        gives both forms, in any order: `app.middleware(timed, timed_sync)`. A worker does not start with a
+        task that a middleware has no form for: `ConfigurationError`.
+        """
+        self._middlewares.append(Pair.of([middleware] if twin is None else [middleware, twin]))
+        return middleware
+
+    @property
+    def middlewares(self) -> Sequence[Pair]:
+        """The app's middleware, the outermost first."""
+        return tuple(self._middlewares)
+
+    @overload
+    def provide(self, provider: F, /, *, scope: Scope = "job") -> F: ...
+    @overload
+    def provide(self, /, *, scope: Scope = "job") -> Callable[[F], F]: ...
+    def provide(self, provider: Any = None, /, *, scope: Scope = "job") -> Any:
+        """Registers what makes values of a type, for handlers that ask for one with `pgqueue.PROVIDED`.
+
+            @app.provide(scope="worker")
+            async def http() -> AsyncIterator[httpx.AsyncClient]:
+                async with httpx.AsyncClient() as client:
+                    yield client
+
+            @app.provide
+            def mailer(http: httpx.AsyncClient) -> Mailer:
+                return Mailer(http)
+
+            @app.task
+            async def send(user_id: int, mailer: Mailer = pgqueue.PROVIDED) -> None: ...
+
+        The type is what the function says that it returns; a class provides itself. A generator, a function
+        that returns an `AbstractContextManager[…]`, and a class that is a context manager are opened and
+        closed; they may be async, for async tasks. The parameters of a provider are provided too, but for
+        those with a default; the first one may be the `Context`.
+
+        - scope `job`: made for each attempt that asks for it, where the handler runs, and closed when that has
+          ended: closing sees what the handler raised, and what it raises itself fails the attempt.
+        - scope `worker`: opened once in each process of a worker, by the first attempt that asks for it, shared
+          by all, closed when the worker ends.
+
+        Providers and tasks may be defined in any order. A worker does not start with a task that lacks a
+        provider: `ConfigurationError`, which is raised here for a type that has one already.
+        """
+        namespace = sys._getframe(1).f_locals
+
+        def register(provider: F) -> F:
+            self.providers.add(provider, scope, namespace)
+            return provider
+
+        return register if provider is None else register(provider)
+
+    def override(self, kind: Any, value: Any) -> AbstractContextManager[None]:
+        """Gives `value` to whoever asks for the type `kind`, within a `with` block; for tests.
+
+            with app.override(Mailer, FakeMailer()):
+                send(user_id=7)
+
+        It holds for tasks that are called directly, for workers of this process, and for what providers need.
+        """
+        return self.providers.override(kind, value)
+
     def _args_limit(self) -> int:
         return self.settings.max_args_bytes
+
+    def _result_limit(self) -> int:
+        return self.settings.max_result_bytes
 
     # Enqueueing without a connection of the caller's
 
@@ -174,15 +325,18 @@ class App:
         if items is None:
             checked = check_items(target)
             with self._own.transaction() as connection:
-                return send_items(connection, checked)
+                jobs = send_items(connection, checked, tells=False)
+            tell(checked, jobs)
+            return jobs
         return send_items(target, check_items(items))
 
     async def enqueue_many_async(self, items: Iterable[Item], /) -> list[Job]:
         """`enqueue_many` on a connection of the app's own, for code in an event loop."""
         checked = check_items(items)
         async with self._own.async_transaction() as connection:
-            sent: list[Job] = await send_items(connection, checked)
-            return sent
+            sent: list[Job] = await send_items(connection, checked, tells=False)
+        tell(checked, sent)
+        return sent
 
     @overload
     def bulk(self, /) -> Bulk: ...

@@ -60,8 +60,9 @@ class Bulk:
             return
         if self._target is None:
             with self._own.transaction() as connection:
-                jobs: list[Job] = send_items(connection, self._items)
+                jobs: list[Job] = send_items(connection, self._items, tells=False)
             self.jobs = jobs  # only now are they committed
+            tell(self._items, jobs)
             return
         self.jobs = send_items(self._target, self._items, may_await=False)
 
@@ -75,8 +76,9 @@ class Bulk:
             return
         if self._target is None:
             async with self._own.async_transaction() as connection:
-                jobs: list[Job] = await send_items(connection, self._items)
+                jobs: list[Job] = await send_items(connection, self._items, tells=False)
             self.jobs = jobs  # only now are they committed
+            tell(self._items, jobs)
             return
         sent = send_items(self._target, self._items)
         self.jobs = await sent if inspect.isawaitable(sent) else sent
@@ -93,8 +95,11 @@ def check_items(items: Iterable[Item]) -> list[Item]:
     return checked
 
 
-def send_items(target: Any, items: Sequence[Item], *, may_await: bool = True) -> Any:
-    """Runs the calls one after the other; a list, or an awaitable of it for an async target."""
+def send_items(target: Any, items: Sequence[Item], *, may_await: bool = True, tells: bool = True) -> Any:
+    """Runs the calls one after the other; a list, or an awaitable of it for an async target.
+
+    Then it tells the hooks of `enqueued`; without `tells` that is left to the caller, who commits first.
+    """
     batches = _batches(items)
     # The kind of target shows in what the first call gives; an empty bulk makes one call as well.
     first: Any = run(target, calls.enqueue_many(next(batches)))
@@ -103,19 +108,31 @@ def send_items(target: Any, items: Sequence[Item], *, may_await: bool = True) ->
             if inspect.iscoroutine(first):
                 first.close()
             raise UnusableConnection("this connection is async: use `async with app.bulk(connection)`")
-        return _send_async(target, first, batches)
+        return _send_async(target, first, batches, items if tells else ())
     jobs: list[Job] = first
     for batch in batches:
         more: list[Job] = run(target, calls.enqueue_many(batch))
         jobs += more
+    if tells:
+        tell(items, jobs)
     return jobs
 
 
-async def _send_async(target: AsyncTarget, first: Awaitable[list[Job]], batches: Iterator[str]) -> list[Job]:
+def tell(items: Iterable[Item], jobs: Iterable[Job]) -> None:
+    """Tells the hooks of `enqueued` of the jobs that items have become."""
+    for item, job in zip(items, jobs, strict=False):
+        if item.tell is not None:
+            item.tell(job)
+
+
+async def _send_async(
+    target: AsyncTarget, first: Awaitable[list[Job]], batches: Iterator[str], items: Sequence[Item]
+) -> list[Job]:
     jobs = await first
     for batch in batches:
         more: list[Job] = await run(target, calls.enqueue_many(batch))
         jobs += more
+    tell(items, jobs)
     return jobs
 
 

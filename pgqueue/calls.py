@@ -11,14 +11,17 @@ null and is cast by the server, so that each driver needs three lines and no typ
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pgqueue import version
 from pgqueue.errors import SchemaOutdated, SchemaTooNew
-from pgqueue.job import Cancellation, ClaimedJob, DeadLetter, Job
+from pgqueue.info import Event, JobInfo, read_info
+from pgqueue.job import Cancellation, ClaimedJob, DeadLetter, Job, WaitingJob
 
 T = TypeVar("T")
 Row = tuple[Any, ...]
@@ -105,7 +108,65 @@ ENQUEUE = Verb(
     ),
     ("id", "created"),
 )
-ENQUEUE_MANY = Verb("enqueue_many", (("jobs", "jsonb"),), ("ids", "created"))
+ENQUEUE_KEYED = Verb(ENQUEUE.function, ENQUEUE.parameters, ("id", "created", "outcome"))
+"""The same for a job with a key, which may meet another one."""
+ENQUEUE_MANY = Verb("enqueue_many", (("jobs", "jsonb"),), ("ids", "created", "outcomes"))
+
+LOOK = Verb(
+    "look",
+    (("ids", "bigint[]"),),
+    # in the order of JobInfo's fields, up to `message`
+    (
+        "id",
+        "state",
+        "queue",
+        "task",
+        "priority",
+        "attempt",
+        "max_attempts",
+        "crashes",
+        "created_at",
+        "run_at",
+        "claimed_at",
+        "finished_at",
+        "worker_id",
+        "reason",
+        "error",
+        "message",
+        "tags",
+        "result::text",
+        "progress::text",
+        "progress_at",
+    ),
+)
+WAIT_FOR = Verb("wait_for", (("ids", "bigint[]"), ("channel", "text")))
+ENDINGS_UNDER_WAY = Verb("endings_under_way", (("among", "text[]"),))
+EVENTS_HORIZON = Verb("events_horizon", (), ("until", "under_way"))
+READ_EVENTS = Verb(
+    "read_events",
+    (
+        ("after_at", "timestamptz"),
+        ("after_id", "bigint"),
+        ("after_attempt", "integer"),
+        ("until", "timestamptz"),
+        ("of_queue", "text"),
+        ("of_task", "text"),
+        ("max_rows", "integer"),
+    ),
+    # in the order of Event's fields
+    (
+        "at",
+        "job_id",
+        "attempt",
+        "kind",
+        "queue",
+        "task",
+        "worker_id",
+        "reason",
+        "error",
+        "message",
+    ),
+)
 
 
 def enqueue(
@@ -134,12 +195,48 @@ def enqueue(
         idempotency_key,
         options,
     )
-    return Call(ENQUEUE, values, _job)
+    if unique_key is None and idempotency_key is None:
+        return Call(ENQUEUE, values, _job)
+    return Call(ENQUEUE_KEYED, values, _keyed_job)
 
 
 def enqueue_many(jobs: str) -> Call[list[Job]]:
     """Many jobs in one statement. `jobs` is a JSON array of objects keyed like the arguments of `enqueue`."""
     return Call(ENQUEUE_MANY, (jobs,), _jobs)
+
+
+def look(ids: Iterable[int]) -> Call[list[JobInfo]]:
+    """What has become of jobs; those that are on record, by id."""
+    return Call(LOOK, (bigints(ids),), _infos)
+
+
+def wait_for(ids: Iterable[int], channel: str) -> Call[None]:
+    """Registers a waiter for 35 s: the end of a job notifies `channel` (see `sql/…/wait_for.sql`)."""
+    return Call(WAIT_FOR, (bigints(ids), channel), _nothing)
+
+
+def endings_under_way(among: Iterable[str] | None = None) -> Call[list[str]]:
+    """The transactions that are about to end jobs, of all or `among` some."""
+    return Call(ENDINGS_UNDER_WAY, (None if among is None else texts(among),), _scalar)
+
+
+def events_horizon() -> Call[tuple[datetime, list[str]]]:
+    """A time up to which no event is missed once the transactions that come with it have ended."""
+    return Call(EVENTS_HORIZON, (), lambda rows: (rows[0][0], rows[0][1]))
+
+
+def read_events(
+    after: tuple[datetime, int, int],
+    until: datetime,
+    *,
+    queue: str | None = None,
+    task: str | None = None,
+    max_rows: int = 1000,
+) -> Call[list[Event]]:
+    """The events after a place (time, job id, attempt) and up to a horizon, the earliest first."""
+    at, id, attempt = after
+    values = (at.isoformat(), str(id), str(attempt), until.isoformat(), queue, task, str(max_rows))
+    return Call(READ_EVENTS, values, lambda rows: [Event(*row) for row in rows])
 
 
 def _job(rows: Rows) -> Job:
@@ -148,8 +245,18 @@ def _job(rows: Rows) -> Job:
 
 
 def _jobs(rows: Rows) -> list[Job]:
-    ids, created = rows[0]
-    return list(map(Job, ids, created))
+    ids, created, outcomes = rows[0]
+    if outcomes is None:  # none has a key
+        return list(map(Job, ids, created))
+    return list(map(_met, ids, created, outcomes))
+
+
+def _keyed_job(rows: Rows) -> Job:
+    return _met(*rows[0])
+
+
+def _met(id: int, created: bool, outcome: Any = None) -> Job:
+    return Job(id, created) if outcome in (None, "created", "kept") else Job(id, created, outcome)
 
 
 # Everybody ------------------------------------------------------------------------------------------
@@ -227,12 +334,29 @@ CLAIM = Verb(
 )
 FORGET_CLAIM = Verb("forget_claim", (("worker_id", "bigint"), ("fence", "bigint")))
 COMPLETE = Verb("complete", (("ids", "bigint[]"), ("leases", "bigint[]")))
+COMPLETE_WITH_RESULTS = Verb("complete_with_results", (("completions", "jsonb"),))
+NOTE = Verb(
+    "note",
+    (
+        ("job_id", "bigint"),
+        ("worker_id", "bigint"),
+        ("attempt", "integer"),
+        ("level", "text"),
+        ("line", "text"),
+    ),
+)
+NOTE_PROGRESS = Verb("note_progress", (("notes", "jsonb"),))
+NOTE_REPORTS = Verb("note_reports", (("reports", "jsonb"),))
 FAIL = Verb("fail", (("failures", "jsonb"),))
 SNOOZE = Verb("snooze", (("ids", "bigint[]"), ("leases", "bigint[]"), ("delays", "double precision[]")))
 RELEASE = Verb("release", (("ids", "bigint[]"), ("leases", "bigint[]")))
 END_CANCELLED = Verb("end_cancelled", (("ids", "bigint[]"), ("leases", "bigint[]"), ("reasons", "text[]")))
 END_EXPIRED = Verb("end_expired", (("ids", "bigint[]"), ("leases", "bigint[]")))
 CANCEL_REQUESTS = Verb("cancel_requests", (("worker_ids", "bigint[]"),), ("job_id", "lease"))
+STEP_RESULT = Verb("step_result", (("job_id", "bigint"), ("name", "text")), ("step_result::text",))
+RECORD_STEP = Verb(
+    "record_step", (("job_id", "bigint"), ("lease", "bigint"), ("name", "text"), ("result", "jsonb"))
+)
 LACK_TASK = Verb("lack_task", (("worker_id", "bigint"), ("task", "text")))
 FALL_ASLEEP = Verb("fall_asleep", (("worker_id", "bigint"), ("queues", "text[]")))
 WRITERS = Verb("writers", (("relation", "text"), ("among", "text[]")))
@@ -301,6 +425,26 @@ def complete(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
     return Call(COMPLETE, (bigints(ids), bigints(leases)), _scalar)
 
 
+def complete_with_results(completions: str) -> Call[list[int]]:
+    """Ends attempts as completed. `completions`: see `pgqueue.complete_with_results`. Returns the ids accepted."""
+    return Call(COMPLETE_WITH_RESULTS, (completions,), _scalar)
+
+
+def note_progress(notes: str) -> Call[None]:
+    """Says how far running jobs have come. `notes`: see `pgqueue.note_progress`."""
+    return Call(NOTE_PROGRESS, (notes,), _nothing)
+
+
+def note(*, job_id: int, worker_id: int, attempt: int, level: str, line: str) -> Call[None]:
+    """Adds a line to what an attempt leaves to be looked at, from outside of its handler."""
+    return Call(NOTE, (str(job_id), str(worker_id), str(attempt), level, line), _nothing)
+
+
+def note_reports(reports: str) -> Call[None]:
+    """Keeps what attempts that are about to end have left. `reports`: see `pgqueue.note_reports`."""
+    return Call(NOTE_REPORTS, (reports,), _nothing)
+
+
 def fail(failures: str) -> Call[list[int]]:
     """Ends attempts as failed. `failures`: see `pgqueue.fail`. Returns the ids that were accepted."""
     return Call(FAIL, (failures,), _scalar)
@@ -332,6 +476,16 @@ def end_expired(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
 def cancel_requests(worker_id: int) -> Call[list[tuple[int, int]]]:
     """The running jobs (id, lease) of a worker that somebody has asked to cancel."""
     return Call(CANCEL_REQUESTS, (bigints([worker_id]),), _pairs)
+
+
+def step_result(job_id: int, name: str) -> Call[str | None]:
+    """What a step of a job returned, as JSON; None: it has not been taken."""
+    return Call(STEP_RESULT, (str(job_id), name), _scalar)
+
+
+def record_step(job_id: int, lease: int, name: str, result: str) -> Call[None]:
+    """Records a step of a running job. Raises `LeaseLost`."""
+    return Call(RECORD_STEP, (str(job_id), str(lease), name, result), _nothing)
 
 
 def lack_task(worker_id: int, task: str) -> Call[None]:
@@ -375,9 +529,30 @@ UPKEEP = Verb(
         "retain_due",
         "next_seconds",
         "problems",
+        "rescued_workers",
     ),
 )
-RESCUE = Verb("rescue", (("worker_id", "bigint"), ("started", "bigint[]")))
+CRASHED_JOBS = Verb(
+    "crashed_jobs",
+    (("worker_ids", "bigint[]"),),
+    (
+        "id",
+        "task",
+        "queue",
+        "args",
+        "attempt",
+        "max_attempts",
+        "crashes",
+        "error",
+        "message",
+        "dead_reason",
+    ),
+)
+RESCUE = Verb(
+    "rescue",
+    (("worker_id", "bigint"), ("started", "bigint[]"), ("interrupted", "bigint[]"), ("cause", "text")),
+)
+PROMOTE = Verb("promote", (("max_jobs", "integer"),))
 PROVE_FLOORS = Verb("prove_floors", ())
 RETAIN = Verb("retain", ())
 
@@ -394,6 +569,25 @@ class UpkeepRound(NamedTuple):
     retain_due: bool
     next_seconds: float
     problems: list[str]
+    rescued_workers: list[int]
+
+
+class CrashedJob(NamedTuple):
+    """A job that was running when its worker died; the result columns of `pgqueue.crashed_jobs()`.
+
+    `args` is JSON text; `dead_reason` is None unless the crash has made it a dead letter.
+    """
+
+    id: int
+    task: str
+    queue: str
+    args: str
+    attempt: int
+    max_attempts: int
+    crashes: int
+    error: str
+    message: str
+    dead_reason: str | None
 
 
 def upkeep(
@@ -415,9 +609,30 @@ def upkeep(
     return Call(UPKEEP, values, _upkeep_round)
 
 
-def rescue(worker_id: int, started: Iterable[int] | None) -> Call[int]:
-    """Takes an ended worker's jobs back; `started`: ids that it had begun, None: not known. Returns how many."""
-    return Call(RESCUE, (str(worker_id), None if started is None else bigints(started)), _scalar)
+def rescue(
+    worker_id: int,
+    started: Iterable[int] | None,
+    *,
+    interrupted: Iterable[int] = (),
+    cause: str | None = None,
+) -> Call[int]:
+    """Takes an ended worker's jobs back; returns how many.
+
+    `started`: ids of those that it had begun and may have died of, None: not known; `interrupted`: of those that it had
+    begun and has not died of; `cause`: how it died, such as "was killed by SIGSEGV".
+    """
+    begun = None if started is None else bigints(started)
+    return Call(RESCUE, (str(worker_id), begun, bigints(interrupted), cause), _scalar)
+
+
+def promote(max_jobs: int) -> Call[int]:
+    """Makes due jobs ready; returns how many."""
+    return Call(PROMOTE, (str(max_jobs),), _scalar)
+
+
+def crashed_jobs(worker_ids: Iterable[int]) -> Call[list[CrashedJob]]:
+    """The jobs that were running when these workers died, for hooks."""
+    return Call(CRASHED_JOBS, (bigints(worker_ids),), lambda rows: [CrashedJob(*row) for row in rows])
 
 
 def prove_floors() -> Call[None]:
@@ -463,6 +678,42 @@ FIND_DEAD = Verb(
         "errors::text",
     ),
 )
+FIND_WAITING = Verb(
+    "find_waiting",
+    (("of_queue", "text"), ("of_task", "text"), ("max_rows", "integer")),
+    # in the order of WaitingJob's fields
+    (
+        "id",
+        "state",
+        "queue",
+        "task",
+        "priority",
+        "attempt",
+        "max_attempts",
+        "created_at",
+        "run_at",
+        "due_seconds",
+        "args::text",
+        "unique_key",
+        "options::text",
+    ),
+)
+FIND_JOBS = Verb(
+    "find_jobs",
+    (
+        ("of_states", "text[]"),
+        ("of_queue", "text"),
+        ("of_task", "text"),
+        ("of_tag", "text"),
+        ("max_rows", "integer"),
+    ),
+    ("id",),
+)
+JOB_RECORD = Verb(
+    "job_record",
+    (("id", "bigint"),),
+    ("args::text", "options::text", "unique_key", "failures::text", "reports::text"),
+)
 CANCEL = Verb("cancel", (("ids", "bigint[]"), ("reason", "text")), ("id", "outcome"))
 CANCEL_MATCHING = Verb(
     "cancel_matching",
@@ -480,6 +731,20 @@ REPLAY = Verb("replay", (("ids", "bigint[]"),))
 DISCARD = Verb("discard", (("ids", "bigint[]"),))
 PAUSE = Verb("pause", (("queue", "text"),))
 RESUME = Verb("resume", (("queue", "text"),))
+
+
+class JobRecord(NamedTuple):
+    """What belongs to a job beside its `JobInfo`; the result columns of `pgqueue.job_record()`.
+
+    All but `unique_key` are JSON text. `failures` lists every failed attempt, `reports` what each attempt left
+    (attempt, worker_id, reported_at, progress, lines), oldest first.
+    """
+
+    args: str
+    options: str | None
+    unique_key: str | None
+    failures: str
+    reports: str
 
 
 def find_dead(
@@ -505,6 +770,31 @@ def find_dead(
         str(max_rows),
     )
     return Call(FIND_DEAD, values, lambda rows: [DeadLetter(*row) for row in rows])
+
+
+def find_waiting(
+    *, queue: str | None = None, task: str | None = None, max_rows: int = 1000
+) -> Call[list[WaitingJob]]:
+    """Jobs that wait: ready ones in the order of claiming, scheduled ones by their time, then blocked ones."""
+    return Call(FIND_WAITING, (queue, task, str(max_rows)), _waiting)
+
+
+def find_jobs(
+    *,
+    states: Sequence[str] | None = None,
+    queue: str | None = None,
+    task: str | None = None,
+    tag: str | None = None,
+    max_rows: int = 100,
+) -> Call[list[int]]:
+    """The ids of jobs that match every filter given, newest first."""
+    values = (None if states is None else texts(states), queue, task, tag, str(max_rows))
+    return Call(FIND_JOBS, values, _ids)
+
+
+def job_record(id: int) -> Call[JobRecord | None]:
+    """What `look` leaves out of a job; None when it is not on record."""
+    return Call(JOB_RECORD, (str(id),), lambda rows: JobRecord(*rows[0]) if rows else None)
 
 
 def cancel(ids: Iterable[int], reason: str = "cancelled") -> Call[list[Cancellation]]:
@@ -545,6 +835,16 @@ def resume(queue: str) -> Call[None]:
     return Call(RESUME, (queue,), _nothing)
 
 
+# Tests ----------------------------------------------------------------------------------------------
+
+TRAVEL = Verb("travel", (("seconds", "double precision"),))
+
+
+def travel(seconds: float) -> Call[int]:
+    """Moves the times of all that waits back by `seconds`; returns how many scheduled jobs are due."""
+    return Call(TRAVEL, (repr(seconds),), _scalar)
+
+
 # Reading rows ---------------------------------------------------------------------------------------
 
 
@@ -564,8 +864,22 @@ def _served(rows: Rows) -> Served:
 _claimed_job = partial(tuple.__new__, ClaimedJob)
 
 
+def _ids(rows: Rows) -> list[int]:
+    return [row[0] for row in rows]
+
+
+def _infos(rows: Rows) -> list[JobInfo]:
+    return list(map(read_info, rows))
+
+
 def _pairs(rows: Rows) -> list[tuple[int, int]]:
     return [(row[0], row[1]) for row in rows]
+
+
+def _waiting(rows: Rows) -> list[WaitingJob]:
+    return [
+        WaitingJob(*(*row[:-3], json.loads(row[-3]), row[-2], json.loads(row[-1] or "{}"))) for row in rows
+    ]
 
 
 def _cancellations(rows: Rows) -> list[Cancellation]:

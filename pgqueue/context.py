@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import structlog
 
 from pgqueue.errors import PgqueueError
 from pgqueue.job import ClaimedJob
+from pgqueue.observe.kept_lines import keeping
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -37,15 +39,18 @@ class Context(Generic[C]):
     for all else.
     """
 
-    __slots__ = ("_connection", "_job", "_log", "_options", "_slot")
+    __slots__ = ("_connection", "_job", "_log", "_options", "_slot", "_take_step")
 
-    def __init__(self, job: ClaimedJob, connection: C | None = None, slot: Any = None) -> None:
+    def __init__(
+        self, job: ClaimedJob, connection: C | None = None, slot: Any = None, take_step: Any = None
+    ) -> None:
         # Made for every attempt: nothing is computed before it is asked for.
         self._job = job
         self._connection = connection
         self._log: Any = None
         self._options: dict[str, Any] | None = None
         self._slot = slot
+        self._take_step = take_step
 
     @property
     def id(self) -> int:
@@ -95,6 +100,43 @@ class Context(Generic[C]):
         """
         return f"pgqueue:{self._job.id}"
 
+    def step(self, name: str, function: Callable[..., Any]) -> Any:
+        """Takes a step once over all attempts of the job; what it returned, now or in an earlier attempt.
+
+            receipt = await ctx.step("charge", lambda: gateway.charge(order_id))     # recorded after it returned
+            await ctx.step("book", book)                                             # async def book(connection): …
+
+        A function that takes a connection is called with one (psycopg's, async for an async handler) in a
+        transaction, and what it writes there commits together with the record: exactly once. One that takes
+        nothing is recorded when it has returned; a death in between takes it again.
+
+        Await it in an async handler; in a thread it returns the result. The result has to be JSON, at most
+        64 KiB. Raises `LeaseLost` when the attempt is no longer this worker's, `InvalidOption`.
+        """
+        if self._connection is not None:
+            raise PgqueueError(
+                f"task {self._job.task} is transactional: all of it is one step, which commits with its completion"
+            )
+        if self._take_step is None:
+            raise PgqueueError(f"job {self._job.id} runs outside of a worker: there are no steps")
+        return self._take_step(self._job, name, function)
+
+    def progress(
+        self, done: float, total: float | None = None, message: str | None = None, **metadata: Any
+    ) -> None:
+        """Says how far the handler has come, for those who look from outside: `app.job(id).progress`.
+
+            for number, row in enumerate(rows, start=1):
+                ctx.progress(number, len(rows), "importing", file=path)
+
+        Call it as often as you like, from async, thread and process handlers: it never waits and never raises.
+        It is written at most 4 times a second, the last one always; a message is cut at 500 characters,
+        `metadata` is at most 4 KiB of JSON. What cannot be written is dropped, with a warning in the log.
+        """
+        slot = self._slot
+        if slot is not None and slot.reports is not None:
+            slot.reports.progress(slot, self._job, (done, total, message, metadata))
+
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for this attempt any more: the job was cancelled, or its time is over.
@@ -106,12 +148,17 @@ class Context(Generic[C]):
 
     @property
     def log(self) -> Any:
-        """A structlog logger that carries `job_id`, `task`, `queue` and `attempt`."""
+        """A structlog logger that carries `job_id`, `task`, `queue` and `attempt`.
+
+        The last lines of an attempt that go through it, 100 and 64 KiB at most, are kept with the job as well, for
+        `pgqueue jobs show --logs`.
+        """
         if self._log is None:
-            job = self._job
-            self._log = structlog.get_logger("pgqueue.task").bind(
-                job_id=job.id, task=job.task, queue=job.queue, attempt=job.attempt
-            )
+            job, slot = self._job, self._slot
+            told = {"job_id": job.id, "task": job.task, "queue": job.queue, "attempt": job.attempt}
+            self._log = structlog.get_logger("pgqueue.task").bind(**told)
+            if slot is not None and slot.reports is not None:
+                self._log = keeping(self._log, partial(slot.reports.line, slot, job), but=tuple(told))
         return self._log
 
     @property

@@ -1,4 +1,4 @@
-"""Args to JSON text.
+"""Args and results to JSON text.
 
 What goes in is refused loudly: an encoder that writes NaN as null or bytes as base64 changes data in
 silence, so everything is looked at first and an error names the path.
@@ -23,6 +23,8 @@ from pgqueue.errors import InvalidArgs, InvalidJob
 
 MAX_ARGS_BYTES = 1_048_576
 """Bytes of UTF-8 that a job's args may take unless `max_args_bytes` says otherwise: 1 MiB."""
+MAX_RESULT_BYTES = 65_536
+"""Bytes of UTF-8 that a kept result may take unless `max_result_bytes` says otherwise: 64 KiB."""
 MAX_DEPTH = 100
 """Levels of nesting that args may have."""
 
@@ -53,21 +55,43 @@ def encode_args(
     ...
     pgqueue.errors.InvalidArgs: args.items[0].price: nan is not JSON, numbers have to be finite
     """
+    return _written(args, 0, limit, root, error)
+
+
+def encode_result(result: Any, *, limit: int = MAX_RESULT_BYTES) -> str:
+    """The JSON text of what a handler returned, by the rules of `encode_args`; any JSON value may be one.
+
+    Raises `InvalidArgs`, which names the path from `result`.
+
+    >>> encode_result(("a", None))
+    '["a",null]'
+    >>> encode_result({"blob": b""})
+    Traceback (most recent call last):
+    ...
+    pgqueue.errors.InvalidArgs: result.blob: bytes are not JSON: decode them to text, or to base64 of your own
+    """
+    if isinstance(result, str) and len(result) > limit:  # it is not looked into at all
+        raise InvalidArgs(f"result: more than {limit:,} bytes of JSON, which is the limit")
+    return _written(result, 1, limit, "result", InvalidArgs)
+
+
+def _written(value: Any, depth: int, limit: int, root: str, error: type[InvalidJob]) -> str:
+    """`depth` 0: a mapping or what is taken for one; 1: any value."""
     try:
-        plain = _plain(args, 0, limit) >= 0
+        plain = _plain(value, depth, limit) >= 0
         if not plain:
-            _Look(limit).at(args, 0)
-        data = _encode(args)
+            _Look(limit).at(value, depth)
+        data = _encode(value)
         text = data.decode()
         # A NUL shows as \u0000 in the text; looking for it there costs less than looking into each string.
         if plain and "\\u0000" in text:
-            _Look(limit).at(args, 0)
+            _Look(limit).at(value, depth)
     except _TooLarge:
         raise error(f"{root}: more than {limit:,} bytes of JSON, which is the limit") from None
     except _Refused as refused:
         raise error(f"{root}{refused.path()}: {refused.reason}") from refused.cause
     except UnicodeEncodeError:
-        raise error(_surrogate(args, limit, root)) from None
+        raise error(_surrogate(value, depth, limit, root)) from None
     except Exception as unexpected:
         raise error(f"{root}: cannot be written as JSON: {safe_text(unexpected, 300)}") from unexpected
     if len(data) > limit:
@@ -214,10 +238,10 @@ class _Look:
             raise
 
 
-def _surrogate(args: Mapping[str, Any], limit: int, root: str) -> str:
+def _surrogate(value: Any, depth: int, limit: int, root: str) -> str:
     """Finds the lone surrogate that the encoder stumbled over."""
     try:
-        _Look(limit).at(args, 0)
+        _Look(limit).at(value, depth)
     except _Refused as refused:
         return f"{root}{refused.path()}: {refused.reason}"
     return f"{root}: a lone surrogate, which is no Unicode text"

@@ -11,7 +11,7 @@ import hashlib
 import linecache
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import Any
 
 MAX_TEXT = 10_000
@@ -109,6 +109,7 @@ def describe_error(error: BaseException) -> ErrorText:
     return ErrorText(name, safe_text(error), _clean(text, MAX_TRACEBACK), digest.hexdigest()[:16])
 
 
+_OURS = ("pgqueue.worker", "pgqueue.invocation", "pgqueue.resources")
 _CHAIN, _GROUP, _HEAD, _TAIL = 8, 5, 5, 25
 
 
@@ -139,15 +140,7 @@ def _one(error: BaseException, seen: set[int], indent: str) -> Iterator[str]:
     frames = list(_frames(error.__traceback__))
     if frames:
         yield f"{indent}Traceback (most recent call last):\n"
-    for index, (frame, line) in enumerate(frames):
-        if _HEAD <= index < len(frames) - _TAIL:
-            if index == _HEAD:
-                yield f"{indent}  … {len(frames) - _HEAD - _TAIL:,} frames left out …\n"
-            continue
-        code = frame.f_code
-        yield f'{indent}  File "{code.co_filename}", line {line}, in {code.co_qualname}\n'
-        if source := linecache.getline(code.co_filename, line).strip():
-            yield f"{indent}    {source[:200]}\n"
+    yield from _places([(frame.f_code, line) for frame, line in frames], indent)
     message = safe_text(error, 2_000)
     yield f"{indent}{type_name(type(error))}{': ' if message else ''}{message}\n"
     notes = getattr(error, "__notes__", None)
@@ -160,12 +153,44 @@ def _one(error: BaseException, seen: set[int], indent: str) -> Iterator[str]:
             yield f"{indent}  | … {len(error.exceptions) - _GROUP:,} exceptions more …\n"
 
 
+def _places(places: list[tuple[CodeType, int]], indent: str = "") -> Iterator[str]:
+    for index, (code, line) in enumerate(places):
+        if _HEAD <= index < len(places) - _TAIL:
+            if index == _HEAD:
+                yield f"{indent}  … {len(places) - _HEAD - _TAIL:,} frames left out …\n"
+            continue
+        yield f'{indent}  File "{code.co_filename}", line {line}, in {code.co_qualname}\n'
+        if source := linecache.getline(code.co_filename, line).strip():
+            yield f"{indent}    {source[:200]}\n"
+
+
+Stack = list[tuple[CodeType, int, str]]
+"""Where a thread stands: code, line and module of each call, outermost first."""
+
+
+def read_stack(frame: FrameType) -> Stack:
+    """Where a thread stands that may run on while this looks: what is read of its frames is read at once."""
+    found: Stack = []
+    current: FrameType | None = frame
+    while current is not None:
+        found.append((current.f_code, current.f_lineno, str(current.f_globals.get("__name__"))))
+        current = current.f_back
+    return found[::-1]
+
+
+def describe_stack(stack: Stack) -> str:
+    """A stack as text, without local variables, and without the worker's own calls around a handler."""
+    own = [index for index, (*_, module) in enumerate(stack) if module.startswith("pgqueue.worker")]
+    handler = stack[own[-1] + 1 :] if own else []
+    return _clean("".join(_places([(code, line) for code, line, _ in handler or stack])), MAX_TRACEBACK)
+
+
 def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
     """The frames from the outermost to where it was raised, without the worker's own at the outer end."""
     outer = True
     while traceback is not None:
         frame = traceback.tb_frame
-        outer = outer and str(frame.f_globals.get("__name__")).startswith("pgqueue.worker")
+        outer = outer and str(frame.f_globals.get("__name__")).startswith(_OURS)
         if not outer:
             yield frame, traceback.tb_lineno
         traceback = traceback.tb_next

@@ -20,13 +20,22 @@
     ├── NotPermitted                the database role lacks a right (42501)
     ├── UnknownWorker               the worker was declared dead; its jobs belong to others now
     ├── LeaseLost                   the claim has ended; whatever it says now is not recorded
-    └── TimedOut                    an attempt took longer than its timeout
+    ├── NoResult                    a job that was waited for gives no result
+    │   ├── UnknownJob              there is no such job on record
+    │   ├── NotFinished             it has not ended within the time
+    │   ├── JobFailed               it is dead
+    │   ├── JobCancelled            it was cancelled
+    │   └── ResultNotKept           it completed, and nothing was stored
+    ├── TimedOut                    an attempt took longer than its timeout
+    └── ProcessDied                 the process that ran a job apart from others ended before the job did
 
 Beside the tree stand the outcomes that a handler raises on purpose: `Retry`, `Snooze`, `Cancel`, `Fail`
 (in `pgqueue.job`); they are control flow, not errors.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class PgqueueError(Exception):
@@ -111,3 +120,43 @@ class LeaseLost(PgqueueError):
 
 class TimedOut(PgqueueError, TimeoutError):
     """An attempt took longer than its timeout. It counts as failed; in `permanent` it makes a dead letter."""
+
+
+class ProcessDied(PgqueueError):
+    """The process of a job that ran apart from others ended before the job did: a signal, `os._exit`, memory.
+
+    It counts as failed, like an exception; `on_crash="dead"` makes a dead letter of it at once. The message names
+    the signal or the exit code; `trace` is the Python stack at that moment where it is known, else empty.
+    """
+
+    def __init__(self, message: str, trace: str = ""):
+        super().__init__(message)
+        self.trace = trace
+
+
+class NoResult(PgqueueError):
+    """A job that was waited for gives no result. `job` is its `pgqueue.JobInfo`, None when nothing is known of it."""
+
+    def __init__(self, message: str, job: Any = None):
+        super().__init__(message)
+        self.job = job
+
+
+class UnknownJob(NoResult, LookupError):
+    """There is no such job: it was never committed, or not yet, or its history is kept no longer."""
+
+
+class NotFinished(NoResult, TimeoutError):
+    """The job has not ended within the time. It goes on; wait again, or cancel it."""
+
+
+class JobFailed(NoResult):
+    """The job is dead: its attempts are used up, or its error was permanent. The message ends with that error."""
+
+
+class JobCancelled(NoResult):
+    """The job was cancelled."""
+
+
+class ResultNotKept(NoResult):
+    """The job completed and no result is stored: its task keeps none, or what it returned could not be kept."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -23,18 +23,39 @@ class JobState(StrEnum):
     DEAD = "dead"
 
 
-class Job(msgspec.Struct, frozen=True, gc=False):
+EnqueueOutcome: TypeAlias = Literal["created", "kept", "replaced", "postponed", "raised", "follow_up"]
+"""What an enqueue did, see `Job.outcome`."""
+
+
+class Job(msgspec.Struct, frozen=True, gc=False, repr_omit_defaults=True):
     """What an enqueue returns.
 
     `created` is false when a `unique_key` or an `idempotency_key` led to a job that exists already;
-    `id` is then that job's.
+    `id` is then that job's. `outcome` says what was done to it.
 
     >>> Job(id=7, created=True)
     Job(id=7, created=True)
+    >>> Job(id=7, created=False).outcome
+    'kept'
     """
 
     id: int
     created: bool
+    conflict: Literal["replaced", "postponed", "raised", "follow_up"] | None = None
+    """What the policy of a `Unique` did when its key was held, beyond keeping the job that held it."""
+
+    @property
+    def outcome(self) -> EnqueueOutcome:
+        """What the enqueue did:
+
+        - "created": it made the job.
+        - "follow_up": it made the job, which starts after the one that runs has ended.
+        - "kept": the job was there already, and is as it was.
+        - "replaced": it was there already, and has the new args.
+        - "postponed": it was there already, has the new args, and starts later.
+        - "raised": it was there already, and has the more urgent priority.
+        """
+        return self.conflict or ("created" if self.created else "kept")
 
 
 class Cancellation(NamedTuple):
@@ -92,6 +113,29 @@ class DeadLetter:
     unique_key: str | None
     options: str | None
     errors: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingJob:
+    """A job that waits to be run: a row of `pgqueue.find_waiting()`.
+
+    `state` is "ready", "scheduled" or "blocked"; `due_in` is in seconds by the database's clock, less than 0 when its time
+    has come; `options` are the rarer ones as they are stored, tags and metadata among them.
+    """
+
+    id: int
+    state: str
+    queue: str
+    task: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    created_at: datetime
+    run_at: datetime
+    due_in: float = field(compare=False)
+    args: dict[str, Any]
+    unique_key: str | None
+    options: dict[str, Any]
 
 
 class Outcome(Exception):

@@ -6,15 +6,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 
 import msgspec
 
 from pgqueue.encoding import encode_args
 from pgqueue.error_text import did_you_mean, safe_repr
-from pgqueue.errors import InvalidOption
+from pgqueue.errors import ConfigurationError, InvalidOption
 from pgqueue.job import seconds
+from pgqueue.middleware import Middleware
 from pgqueue.retry import DEFAULT_ATTEMPTS, Duration, RetryPolicy, check_attempts
+from pgqueue.unique import Unique, check_key
 
 DEFAULT_QUEUE = "default"
 DEFAULT_PRIORITY = 5
@@ -24,6 +26,21 @@ MIN_TIMEOUT = 0.1
 MAX_METADATA_BYTES = 4096
 _FORBIDDEN = re.compile(r"""[\x00-\x1f\x7f-\x9f\ud800-\udfff*'"`\\]""")
 _YEARS = range(1970, 2200)
+_BYTES = {
+    "": 1,
+    "B": 1,
+    "KB": 1 << 10,
+    "KIB": 1 << 10,
+    "MB": 1 << 20,
+    "MIB": 1 << 20,
+    "GB": 1 << 30,
+    "GIB": 1 << 30,
+}
+
+Executor: TypeAlias = Literal["async", "thread", "process"]
+"""Where a handler runs: in the worker's event loop, in a thread of it, or in a process of its own."""
+OnCrash: TypeAlias = Literal["retry", "dead"]
+"""What becomes of a job whose process died while it ran."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -35,7 +52,14 @@ class TaskOptions(TypedDict, total=False):
     retry: RetryPolicy
     permanent: Sequence[type[BaseException]] | type[BaseException]
     transactional: bool
+    keep_result: bool
     timeout: Duration | None
+    unique: Unique | None
+    executor: Executor | None
+    max_memory: int | str | None
+    max_jobs_per_child: int | None
+    on_crash: OnCrash
+    middleware: Sequence[Middleware]
 
 
 class JobOptions(TypedDict, total=False):
@@ -51,6 +75,7 @@ class JobOptions(TypedDict, total=False):
     expires: Duration | datetime | None
     tags: Sequence[str] | None
     metadata: Mapping[str, Any] | None
+    unique: Unique | Literal[False] | None
     unique_key: str | None
     idempotency_key: str | None
 
@@ -69,6 +94,7 @@ class Options:
     expires: float | str | None = None
     tags: tuple[str, ...] | None = None
     metadata: str | None = None
+    unique: Unique | Literal[False] | None = None
     unique_key: str | None = None
     idempotency_key: str | None = None
 
@@ -91,12 +117,30 @@ class Options:
         merged = Options(**values)
         if merged.delay is not None and merged.run_at is not None:
             raise InvalidOption("delay, run_at: only one of the two can be given")
+        key, unique = merged.unique_key, merged.unique
+        if key is not None and unique is not None and (unique is False or unique.has_key):
+            raise InvalidOption("unique, unique_key: only one of the two can say what the key is")
         return merged
 
-    def row(self, task: str, *, queue: str, priority: int, max_attempts: int) -> dict[str, Any]:
+    def unique_of(self, task: Unique | None) -> Unique | None:
+        """What makes a job unique, `task` being what the task says; None: nothing beyond a plain `unique_key`."""
+        return task if self.unique is None else self.unique or None
+
+    def row(
+        self,
+        task: str,
+        *,
+        queue: str,
+        priority: int,
+        max_attempts: int,
+        on_crash: OnCrash = "retry",
+        unique: Unique | None = None,
+    ) -> dict[str, Any]:
         """The arguments of `calls.enqueue` but `args`; what equals the default of the SQL is left out.
 
-        `queue`, `priority` and `max_attempts` are the task's own, for what is not set here.
+        `queue`, `priority` and `max_attempts` are the task's own, for what is not set here; `on_crash` goes with
+        the job, because the database decides when nobody is left who knows the task. `unique`: see `unique_of`;
+        a key that it derives from the args is left to the caller.
         """
         retry = self.retry
         attempts = self.max_attempts or (max_attempts if retry is None else retry.attempts)
@@ -113,14 +157,24 @@ class Options:
             stored["expires_at" if isinstance(self.expires, str) else "expires_in"] = self.expires
         if retry is not None:
             stored["retry"] = retry.with_attempts(attempts).to_json()
+        if on_crash == "dead":
+            stored["on_crash"] = on_crash
+        key, delay = self.unique_key, self.delay
+        if unique is not None:
+            if (meaning := unique.to_json()) is not None:
+                stored["unique"] = meaning
+            if key is None and isinstance(unique.key, str):
+                key = unique.key
+            if delay is None and self.run_at is None and isinstance(unique.delay, float):
+                delay = unique.delay
         row = {
             "task": task,
             "queue": None if queue == DEFAULT_QUEUE else queue,
             "priority": None if priority == DEFAULT_PRIORITY else priority,
             "run_at": self.run_at,
-            "delay": self.delay,
+            "delay": delay,
             "max_attempts": None if attempts == DEFAULT_ATTEMPTS else attempts,
-            "unique_key": self.unique_key,
+            "unique_key": key,
             "idempotency_key": self.idempotency_key,
             "options": msgspec.json.encode(stored).decode() if stored else None,
         }
@@ -140,13 +194,14 @@ def check_name(name: str, value: Any, limit: int = 100) -> str:
     return str.__str__(value)  # not str(value): an Enum of text may say something else there
 
 
-def _check_key(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= 255:
-        given = f"{len(value)} characters" if isinstance(value, str) else safe_repr(value)
-        raise InvalidOption(f"{name}: expected text of 1 to 255 characters, got {given}")
-    if any(mark == "\0" or "\ud800" <= mark <= "\udfff" for mark in value):
-        raise InvalidOption(f"{name}: NUL and lone surrogates cannot be stored, got {safe_repr(value)}")
-    return str.__str__(value)  # not str(value): an Enum of text may say something else there
+def check_unique(name: str, value: Any) -> Unique:
+    if not isinstance(value, Unique):
+        raise InvalidOption(f"{name}: expected a value such as Unique(args=[…]), got {safe_repr(value)}")
+    return value
+
+
+def _check_unique_or_not(name: str, value: Any) -> Unique | Literal[False]:
+    return False if value is False else check_unique(name, value)
 
 
 def check_timeout(name: str, value: Any) -> float:
@@ -154,6 +209,51 @@ def check_timeout(name: str, value: Any) -> float:
     if timeout < MIN_TIMEOUT:
         raise InvalidOption(f"{name}: expected at least {MIN_TIMEOUT} s, got {safe_repr(value)}")
     return timeout
+
+
+def check_executor(task: str, given: Any, *, is_async: bool) -> Executor:
+    """Where the handler of `task` runs; None: where its kind does by default. Raises `ConfigurationError`."""
+    default: Executor = "async" if is_async else "thread"
+    if given is None or given == default:
+        return default
+    if given not in get_args(Executor):
+        choices = " or ".join(map(repr, ("process", default)))
+        raise ConfigurationError(f"task {task}: executor has to be {choices}, got {safe_repr(given)}")
+    if is_async:
+        raise ConfigurationError(
+            f"task {task}: an async function runs in the event loop, executor={given!r} is for a sync one. Make it "
+            "`def`, or move what computes into a task of its own"
+        )
+    if given == "async":
+        raise ConfigurationError(f"task {task}: executor='async' is for an async function, this one is sync")
+    return cast(Executor, given)
+
+
+def check_bytes(name: str, value: Any) -> int:
+    """An amount of memory: bytes, or text such as "512MB" (1 MB is 1024 x 1024 bytes)."""
+    found = (
+        re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([KMG]?I?B?)\s*", value.upper())
+        if isinstance(value, str)
+        else None
+    )
+    if found and found[2] in _BYTES:
+        value = round(float(found[1]) * _BYTES[found[2]])
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 50:
+        raise InvalidOption(f"{name}: expected bytes or text such as '512MB', got {safe_repr(value)}")
+    return int(value)
+
+
+def check_count(name: str, value: Any) -> int:
+    """How many of something, at least one."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
+        raise InvalidOption(f"{name}: expected an integer of at least 1, got {safe_repr(value)}")
+    return int(value)
+
+
+def check_on_crash(name: str, value: Any) -> OnCrash:
+    if value not in get_args(OnCrash):
+        raise InvalidOption(f"{name}: expected 'retry' or 'dead', got {safe_repr(value)}")
+    return cast(OnCrash, value)
 
 
 def _check_expires(name: str, value: Any) -> float | str:
@@ -224,6 +324,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "expires": _check_expires,
     "tags": _check_tags,
     "metadata": _check_metadata,
-    "unique_key": _check_key,
-    "idempotency_key": _check_key,
+    "unique": _check_unique_or_not,
+    "unique_key": check_key,
+    "idempotency_key": check_key,
 }

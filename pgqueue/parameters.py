@@ -17,6 +17,24 @@ from pgqueue.error_text import did_you_mean, one_line, safe_repr
 from pgqueue.errors import ConfigurationError, InvalidArgs
 
 _UNTYPED = inspect.Parameter.empty
+
+
+class _Provided:
+    """The type of `PROVIDED`."""
+
+    def __repr__(self) -> str:
+        return "pgqueue.PROVIDED"
+
+
+PROVIDED: Any = _Provided()
+"""The default of a handler's parameter that is no part of the job's args: the worker provides it.
+
+    @app.task
+    async def send(user_id: int, mailer: Mailer = pgqueue.PROVIDED) -> None: ...
+
+What it is given is found by the parameter's type, see `App.provide`.
+"""
+
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 """What reading args may raise; a ValidationError is a DecodeError."""
 
@@ -24,17 +42,19 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 class Parameters:
     """The parameters of a handler as one msgspec Struct: what args must look like, and how to read them."""
 
-    __slots__ = ("_extra", "_first", "_known", "_optional", "_read", "_task", "context")
+    __slots__ = ("_extra", "_first", "_known", "_optional", "_read", "_task", "context", "only", "provided")
 
     def __init__(self, task: str, function: Callable[..., Any], namespace: Mapping[str, Any] | None = None):
         self._task = task
         declared = list(inspect.signature(function).parameters.values())
-        hints = _hints(task, function, namespace)
+        hints = read_hints(f"task {task}", function, namespace)
         self.context: Any = None
         """The annotation of the first parameter when that is a `Context`, else None."""
-        if declared and _is_context(hint := hints.get(declared[0].name), declared[0]):
+        if declared and is_context(hint := hints.get(declared[0].name), declared[0]):
             self.context = Context if hint is None else hint
             del declared[0]
+        self.provided: dict[str, Any] = {}
+        """The parameters that the worker provides, with their types: no part of the args."""
         positional: list[str] = []
         optional: list[str] = []
         struct: list[Any] = []
@@ -53,11 +73,13 @@ class Parameters:
                     continue
                 case parameter.POSITIONAL_OR_KEYWORD:
                     positional.append(name)
-            if _is_context(hint, None):
+            if is_context(hint, None):
                 raise ConfigurationError(
                     f"task {task}: the Context has to be the first parameter, not {name}"
                 )
-            if parameter.default is not _UNTYPED:
+            if parameter.default is PROVIDED:
+                self.provided[name] = _provided_type(task, name, hints)
+            elif parameter.default is not _UNTYPED:
                 # The function's own default is used when the job runs; the marker only shows its absence.
                 optional.append(name)
                 struct.append((name, hint, msgspec.UNSET))
@@ -67,6 +89,8 @@ class Parameters:
         self._extra = extra and GenericAlias(dict, (str, extra))
         self._known = frozenset(field[0] for field in struct)
         self._read = self._reader(struct)
+        self.only: Any = struct[0][1] if len(struct) == 1 else None
+        """The type of the one parameter, when there is just one."""
 
     def _reader(self, struct: list[Any]) -> Callable[[str], Any]:
         try:
@@ -82,6 +106,11 @@ class Parameters:
                     ) from culprit
             raise ConfigurationError(f"task {self._task}: {one_line(error)}") from error
 
+    @property
+    def names(self) -> frozenset[str] | None:
+        """The names of the arguments; None: any, for it takes `**kwargs`."""
+        return self._known if self._extra is None else None
+
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Positional arguments get their names. What is missing or unknown is found by `decode`."""
         if len(args) > len(self._first):
@@ -95,6 +124,9 @@ class Parameters:
                     f"task {self._task}: argument {name} is given twice, by position and by name"
                 )
         bound.update(kwargs)
+        for name in self.provided:
+            if name in bound:
+                raise InvalidArgs(self._not_an_argument(name))
         return bound
 
     def check(self, args: str) -> None:
@@ -122,6 +154,9 @@ class Parameters:
 
     def _add_extra(self, args: str, values: dict[str, Any]) -> None:
         unread = {name: value for name, value in msgspec.json.decode(args).items() if name not in self._known}
+        for name in self.provided:
+            if name in unread:
+                raise InvalidArgs(self._not_an_argument(name))
         values.update(msgspec.convert(unread, self._extra, dec_hook=read_hook))
 
     def _refusal(self, error: Exception) -> InvalidArgs:
@@ -137,24 +172,47 @@ class Parameters:
         if not path and (missing := re.match(r"Object missing required field `(.+)`", text)):
             return f"task {self._task}: argument {missing[1]} is missing ({self._told()})"
         if not path and (unknown := re.match(r"Object contains unknown field `(.+)`", text)):
+            if unknown[1] in self.provided:
+                return self._not_an_argument(unknown[1])
             return f"task {self._task}: unknown argument {unknown[1]}{did_you_mean(unknown[1], self._known)} ({self._told()})"
         return f"task {self._task}: args{path.rstrip('`')}: {text[:1].lower()}{text[1:]}"
+
+    def _not_an_argument(self, name: str) -> str:
+        return f"task {self._task}: {name} is provided by the worker and cannot be given ({self._told()})"
 
     def _told(self) -> str:
         return f"it takes {', '.join(sorted(self._known)) or 'no arguments'}"
 
 
-def _hints(task: str, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> dict[str, Any]:
+def read_hints(
+    told: str, function: Callable[..., Any], namespace: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The annotations of a task's or a provider's function. Raises `ConfigurationError`; `told` is its name."""
     try:
         return get_type_hints(inspect.unwrap(function), localns=dict(namespace or {}), include_extras=True)
     except Exception as error:  # a NameError mostly, but an annotation is code
         raise ConfigurationError(
-            f"task {task}: its annotations cannot be read: {one_line(error)}. Types of parameters have to be "
-            "defined above the task and imported at run time, not under TYPE_CHECKING"
+            f"{told}: its annotations cannot be read: {one_line(error)}. Types of parameters have to be "
+            f"defined above the {told.partition(' ')[0]} and imported at run time, not under TYPE_CHECKING"
         ) from error
 
 
-def _is_context(hint: Any, parameter: inspect.Parameter | None) -> bool:
+def _provided_type(task: str, name: str, hints: Mapping[str, Any]) -> Any:
+    kind = hints.get(name)
+    try:
+        hash(kind)  # providers are found by it; Annotated may hold what has none
+    except TypeError:
+        kind = None
+    if kind is None:
+        raise ConfigurationError(
+            f"task {task}: annotate parameter {name}, what is provided is found by its type: "
+            f"{name}: SomeType = pgqueue.PROVIDED"
+        )
+    return kind
+
+
+def is_context(hint: Any, parameter: inspect.Parameter | None) -> bool:
+    """Whether a parameter is the attempt's `Context`: by its annotation, or the first one by its name."""
     if hint is None:  # not annotated: by its name
         return parameter is not None and parameter.annotation is _UNTYPED and parameter.name == "ctx"
     return hint is Context or get_origin(hint) is Context

@@ -73,12 +73,21 @@ class OwnConnections:
         with self.connection() as connection, connection.transaction():
             yield connection
 
+    @contextmanager
+    def apart(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection in autocommit that is not of the pool and ends with the block: to listen on."""
+        import psycopg
+
+        with _told(), psycopg.connect(self._conninfo(), **_APART) as connection:
+            yield connection
+
     @asynccontextmanager
     async def async_connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """`connection`, of the running event loop."""
         from psycopg_pool import PoolTimeout
 
         pool = await self._opened_async()
+        cancellations = _cancellations()
         try:
             connection = await pool.getconn()
         except PoolTimeout as error:
@@ -87,9 +96,22 @@ class OwnConnections:
                 f"the app's own {POOL_SIZE} connections were busy for {POOL_TIMEOUT:g} s"
             ) from error
         try:
+            if _cancellations() > cancellations:
+                # The pool waits with asyncio.wait_for, which in Python 3.11 loses a cancellation that comes together
+                # with what it waits for.
+                raise asyncio.CancelledError
             yield connection
         finally:
             await pool.putconn(connection)
+
+    @asynccontextmanager
+    async def async_apart(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """`apart`, of the running event loop."""
+        import psycopg
+
+        with _told():
+            async with await psycopg.AsyncConnection.connect(self._conninfo(), **_APART) as connection:
+                yield connection
 
     @asynccontextmanager
     async def async_transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
@@ -184,6 +206,33 @@ _POOL: dict[str, Any] = {
     # Prepared statements break behind a transaction pooler, and nothing here knows whether there is one.
     "kwargs": {"autocommit": True, "prepare_threshold": None},
 }
+
+
+def _cancellations() -> int:
+    """How often the running task was told to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+_APART: dict[str, Any] = {
+    "autocommit": True,
+    "prepare_threshold": None,
+    "connect_timeout": int(POOL_TIMEOUT),
+    "tcp_user_timeout": 15_000,  # a server that is gone without a word is noticed at the next look
+}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the library raises in the block becomes an error of pgqueue."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        if mapped := translate(error):
+            raise mapped from error
+        raise
 
 
 def _said_something(descriptor: int) -> bool:

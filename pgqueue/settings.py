@@ -13,7 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
@@ -54,14 +54,26 @@ class Settings:
     """How often an idle worker looks when it cannot listen."""
     max_args_bytes: int = 1_048_576
     """The most bytes of JSON that a job's args may take: 1 KiB to 64 MiB."""
+    max_result_bytes: int = 65_536
+    """The most bytes of JSON that a kept result may take: 1 KiB to 16 MiB."""
     transactional_connections: int = 5
     """Transactional jobs that one process runs at once, each on a connection: 1 to 100."""
+    task_processes: int | None = None
+    """Processes of one worker process for `executor="process"`, and as many for jobs that crashed: 1 to 256; None: one for each CPU."""
+    block_threshold: float = 1.0
+    """How long a handler may keep a worker's event loop from running before the watchdog says so; 0: never."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """Log lines of the command: JSON unless stderr is a terminal, or one of the two."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least level that is logged."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Where each value came from: "flag", the variable's or the file's name, or "default"."""
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        """The queues by name, each with the most jobs of it that one worker runs at once, None: no own limit."""
+        parts = [queue.partition(":") for queue in self.queues]
+        return {name: int(limit) if limit else None for name, _, limit in parts}
 
     def __post_init__(self) -> None:
         if wrong := [*contradictions(self)]:
@@ -164,7 +176,10 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "wake": _choice("auto", "listen", "poll"),
     "poll_interval": _duration(0.01, 600),
     "max_args_bytes": _integer(1024, 64 * 1024 * 1024),
+    "max_result_bytes": _integer(1024, 16 * 1024 * 1024),
     "transactional_connections": _integer(1, 100),
+    "task_processes": _integer(1, 256),
+    "block_threshold": _duration(0, 3_600),
     "log_format": _choice("auto", "json", "console"),
     "log_level": _choice("debug", "info", "warning", "error"),
 }
@@ -208,6 +223,25 @@ def load_settings(**overrides: Any) -> Settings:
     if wrong:
         raise _refused(wrong)
     return settings
+
+
+def override(settings: Settings, **overrides: Any) -> Settings:
+    """`settings` with some of them replaced (None: not given), read and checked as by `load_settings`.
+
+    Raises one `ConfigurationError` for all that is wrong.
+    """
+    wrong: list[str] = []
+    values: dict[str, Any] = {}
+    for name, value in overrides.items():
+        try:
+            if value is not None:
+                values[name] = _READERS[name](value)
+        except ValueError as error:
+            wrong.append(f"{name}: {error}")
+    if wrong:
+        raise _refused(wrong)
+    sources = {**settings.sources, **dict.fromkeys(values, "argument")}
+    return replace(settings, **values, sources=MappingProxyType(sources))
 
 
 def _from_environment(wrong: list[str]) -> dict[str, tuple[Any, str]]:

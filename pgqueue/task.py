@@ -9,35 +9,59 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+from dataclasses import replace
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_origin,
+    overload,
+)
 
 import msgspec
 
 from pgqueue import calls
+from pgqueue.batch import MAX_SIZE, BatchJob, item_signature
 from pgqueue.calls import Call
 from pgqueue.context import Context
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
-from pgqueue.encoding import MAX_ARGS_BYTES, encode_args
+from pgqueue.encoding import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_args
 from pgqueue.error_text import safe_repr
-from pgqueue.errors import ConfigurationError
-from pgqueue.job import Job
+from pgqueue.errors import ConfigurationError, InvalidOption
+from pgqueue.hooks import Enqueued, Hookable, Hooks, args_of, tell_enqueued
+from pgqueue.job import Job, seconds
+from pgqueue.middleware import Middleware, check_middleware
 from pgqueue.options import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
+    Executor,
     JobOptions,
+    OnCrash,
     Options,
+    check_bytes,
+    check_count,
+    check_executor,
     check_name,
+    check_on_crash,
     check_permanent,
     check_priority,
     check_retry,
     check_timeout,
+    check_unique,
 )
-from pgqueue.parameters import Parameters, connection_type
+from pgqueue.parameters import PROVIDED, Parameters, connection_type
 from pgqueue.retry import DEFAULT_RETRY, Duration, RetryPolicy, check_attempts
+from pgqueue.unique import DerivedKey, Unique
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any], covariant=True)
 
 
@@ -48,6 +72,8 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     """The task's name."""
     json: str
     """The job as an element of the JSON array that `pgqueue.enqueue_many()` takes."""
+    tell: Callable[[Job], None] | None = None
+    """Tells the hooks of `enqueued` of the job that it became; None: there are none."""
 
 
 class Enqueueable(Generic[F]):
@@ -62,8 +88,20 @@ class Enqueueable(Generic[F]):
         self.task = task
         self.options = options
         self._row = options.row(
-            task.name, queue=task.queue, priority=task.priority, max_attempts=task.max_attempts
+            task.name,
+            queue=task.queue,
+            priority=task.priority,
+            max_attempts=task.max_attempts,
+            on_crash=task.on_crash,
+            unique=(unique := options.unique_of(task.unique)),
         )
+        self._key: DerivedKey | None = None
+        """Makes the unique key of a job out of its args; None: there is none, or the same for all."""
+        if unique is not None and "unique_key" not in self._row:
+            parameters = task.parameters
+            self._key = DerivedKey(
+                unique, task.name, names=parameters.names, defaults=task.defaults, decode=parameters.decode
+            )
         # An item is this text, the args, and a closing brace: nothing is encoded twice.
         told = {
             **self._row,
@@ -72,10 +110,11 @@ class Enqueueable(Generic[F]):
         self._prefix = msgspec.json.encode(told).decode()[:-1] + ',"args":'
 
     def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        task = self.task
-        encoded = encode_args(task.parameters.bind(args, kwargs) if args else kwargs, limit=task.limit())
+        task, parameters = self.task, self.task.parameters
+        given = parameters.bind(args, kwargs) if args or parameters.provided else kwargs
+        encoded = encode_args(given, limit=task.limit())
         # What a worker could not read again is not enqueued in the first place.
-        task.parameters.check(encoded)
+        parameters.check(encoded)
         return encoded
 
     @overload
@@ -86,7 +125,33 @@ class Enqueueable(Generic[F]):
     def call(self: Enqueueable[Callable[Q, Any]], /, *args: Q.args, **kwargs: Q.kwargs) -> Call[Job]: ...
     def call(self, /, *args: Any, **kwargs: Any) -> Call[Job]:
         """The enqueue as a value, to be run with `pgqueue.drivers.run`. Raises `InvalidArgs`."""
-        return calls.enqueue(args=self._encoded(args, kwargs), **self._row)
+        encoded = self._encoded(args, kwargs)
+        row = self._row if self._key is None else {**self._row, "unique_key": self._key.of(encoded)}
+        call = calls.enqueue(args=encoded, **row)
+        if (tell := self._teller(encoded)) is None:
+            return call
+
+        def decode(rows: calls.Rows) -> Job:
+            job = call.decode(rows)
+            tell(job)
+            return job
+
+        return replace(call, decode=decode)
+
+    def _teller(self, encoded: str) -> Callable[[Job], None] | None:
+        """What tells the hooks of `enqueued` of a job with these args; None when there are none."""
+        task = self.task
+        of_app, of_task = task.app_hooks.enqueued, task.hooks.enqueued
+        if not of_app and not of_task:
+            return None
+        hooks = [*of_app, *of_task]
+        queue = self._row.get("queue", DEFAULT_QUEUE)
+
+        def tell(job: Job) -> None:
+            if job.created:
+                tell_enqueued(hooks, Enqueued(id=job.id, task=task.name, queue=queue, args=args_of(encoded)))
+
+        return tell
 
     @overload
     def item(
@@ -96,7 +161,13 @@ class Enqueueable(Generic[F]):
     def item(self: Enqueueable[Callable[Q, Any]], /, *args: Q.args, **kwargs: Q.kwargs) -> Item: ...
     def item(self, /, *args: Any, **kwargs: Any) -> Item:
         """One job for `app.enqueue_many`. Raises `InvalidArgs`."""
-        return Item(self.task.name, f"{self._prefix}{self._encoded(args, kwargs)}}}")
+        encoded = self._encoded(args, kwargs)
+        if self._key is not None:
+            key = msgspec.json.encode(self._key.of(encoded)).decode()
+            return Item(
+                self.task.name, f'{self._prefix}{encoded},"unique_key":{key}}}', self._teller(encoded)
+            )
+        return Item(self.task.name, f"{self._prefix}{encoded}}}", self._teller(encoded))
 
     @overload
     def enqueue(
@@ -130,7 +201,7 @@ class Enqueueable(Generic[F]):
 
         Raises `InvalidArgs` before anything is sent, `UnusableConnection`, and what the server refuses.
         """
-        return run(target, calls.enqueue(args=self._encoded(args, kwargs), **self._row))
+        return run(target, self.call(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task.name}>"
@@ -154,8 +225,10 @@ class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
         - `expires`: a duration from the enqueue, or a datetime with a time zone. After that no attempt starts:
           the job ends as cancelled, reason `expired`.
         - `tags`: up to 20; `metadata`: a JSON object of at most 4 KiB. Both for people, pgqueue reads neither.
-        - `unique_key`: at most one unfinished job *of this task* has it. Enqueueing another one returns the
-          one that exists, with `created=False`.
+        - `unique`: a `Unique`, instead of the task's: the key, which jobs count, what a second enqueue does.
+          False: the task's does not hold.
+        - `unique_key`: the key itself, the short way. At most one unfinished job *of this task* has it, unless
+          `unique` says something else; enqueueing another one returns the one that exists, with `created=False`.
         - `idempotency_key`: the same enqueue *of this task* repeated within 24 h makes one job, also when
           that one has ended.
 
@@ -164,7 +237,7 @@ class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
         return BoundTask(self.task, self.options.merged(Options.checked(**options)))
 
 
-class Task(BoundTask[P, R]):
+class Task(BoundTask[P, R], Hookable):
     """A registered function. Calling it runs the function here and now; `enqueue` makes a job of it."""
 
     def __init__(
@@ -177,11 +250,21 @@ class Task(BoundTask[P, R]):
         retry: RetryPolicy = DEFAULT_RETRY,
         permanent: Sequence[type[BaseException]] | type[BaseException] = (),
         transactional: bool = False,
+        keep_result: bool = False,
         timeout: Duration | None = None,
+        unique: Unique | None = None,
+        executor: Executor | None = None,
+        max_memory: int | str | None = None,
+        max_jobs_per_child: int | None = None,
+        on_crash: OnCrash = "retry",
+        middleware: Sequence[Middleware] = (),
+        app_hooks: Hooks | None = None,
+        overrides: Mapping[Any, Any] | None = None,
         limit: Callable[[], int] | None = None,
+        result_limit: Callable[[], int] | None = None,
         namespace: Mapping[str, Any] | None = None,
     ):
-        """`limit` gives the most bytes that args may take, by default 1 MiB; `namespace` holds names that annotations may use."""
+        """`limit` gives the most bytes that args may take, by default 1 MiB, `result_limit` a kept result, by default 64 KiB; `namespace` holds names that annotations may use; `app_hooks` are told beside the task's own; `overrides` is what is provided when the task is called in a test."""
         if inspect.isclass(function) or not callable(function) or not hasattr(function, "__name__"):
             raise ConfigurationError(f"@app.task goes on a function, got {safe_repr(function)}")
         self.name: str = check_name("name", function.__name__ if name is None else name, 200)
@@ -189,7 +272,21 @@ class Task(BoundTask[P, R]):
             raise ConfigurationError(f"task {self.name}: a generator function does not run when it is called")
         self.function: Callable[..., Any] = function
         self.is_async: bool = inspect.iscoroutinefunction(function)
-        self.executor: Literal["async", "thread"] = "async" if self.is_async else "thread"
+        self.executor: Executor = check_executor(self.name, executor, is_async=self.is_async)
+        """Where the function runs: in the event loop, in a thread, or in a process of its own."""
+        if self.executor != "process" and (max_memory is not None or max_jobs_per_child is not None):
+            raise ConfigurationError(
+                f"task {self.name}: max_memory and max_jobs_per_child are for executor='process': no other has a "
+                "process that could be replaced"
+            )
+        self.max_memory: int | None = None if max_memory is None else check_bytes("max_memory", max_memory)
+        """Bytes of resident memory above which the process is replaced after a job; None: no limit."""
+        self.max_jobs_per_child: int | None = (
+            None if max_jobs_per_child is None else check_count("max_jobs_per_child", max_jobs_per_child)
+        )
+        """Jobs after which the process is replaced; None: no limit."""
+        self.on_crash: OnCrash = check_on_crash("on_crash", on_crash)
+        """What becomes of a job whose process died while it ran."""
         self.queue: str = check_name("queue", queue)
         self.priority: int = check_priority("priority", priority)
         self.retry: RetryPolicy = check_retry("retry", retry)
@@ -197,7 +294,21 @@ class Task(BoundTask[P, R]):
         self.permanent: tuple[type[BaseException], ...] = check_permanent(permanent)
         self.timeout: float | None = None if timeout is None else check_timeout("timeout", timeout)
         """Seconds that an attempt may take; None: no limit."""
-        self.parameters = Parameters(self.name, function, namespace)
+        self.unique: Unique | None = None if unique is None else check_unique("unique", unique)
+        """What makes its jobs unique, unless `using` says something else."""
+        self.middleware: tuple[Middleware, ...] = check_middleware(
+            self.name, middleware, is_async=self.is_async
+        )
+        self.hooks = Hooks()
+        self.app_hooks: Hooks = app_hooks or Hooks()
+        self.parameters = self._parameters(function, namespace)
+        self.defaults: dict[str, Any] = {
+            name: parameter.default
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not inspect.Parameter.empty and parameter.default is not PROVIDED
+        }
+        """What the function takes for the arguments that a job does not have."""
+        self._overrides: Mapping[Any, Any] = {} if overrides is None else overrides
         self.takes_context: bool = self.parameters.context is not None
         self.transactional: bool = bool(transactional)
         self.connection_type: type | None = (
@@ -206,15 +317,96 @@ class Task(BoundTask[P, R]):
         self.decode: Callable[[str], dict[str, Any]] = self.parameters.decode
         """The keyword arguments for `function` out of a job's args; raises `InvalidArgs` when they do not fit."""
         self.limit: Callable[[], int] = limit or (lambda: MAX_ARGS_BYTES)
+        self.keep_result: bool = bool(keep_result)
+        """Whether what the function returns is stored with its job."""
+        self.result_limit: Callable[[], int] = result_limit or (lambda: MAX_RESULT_BYTES)
         self.__name__ = function.__name__
         self.__doc__ = function.__doc__
         self.__module__ = function.__module__
         self.__wrapped__ = function
+        self.app: Any = None
+        """The `App` that it is registered with; None for a task that was made without one."""
         self._bind(self, Options())
 
+    def _parameters(self, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> Parameters:
+        return Parameters(self.name, function, namespace)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Runs the function itself; nothing is enqueued."""
+        """Runs the function itself; nothing is enqueued, and no middleware is called.
+
+        What a worker would provide is given by the caller, or by `App.override`.
+        """
+        if self.parameters.provided:
+            return self.function(*args, **kwargs, **self._provided(args, kwargs))  # type: ignore[no-any-return]
         return self.function(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def _provided(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        given = inspect.signature(self.function).bind_partial(*args, **kwargs).arguments
+        missing = {name: kind for name, kind in self.parameters.provided.items() if name not in given}
+        for name, kind in missing.items():
+            if kind not in self._overrides:
+                raise ConfigurationError(
+                    f"task {self.name}: {name} is provided by a worker; called directly, it has to be given, or "
+                    "stood in for with app.override(…)"
+                )
+        return {name: self._overrides[kind] for name, kind in missing.items()}
+
+
+class BatchTask(Task[[T], R], Generic[T, R]):
+    """A task whose handler gets many jobs at once. Made by `@app.batch_task`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        size: int,
+        wait: Duration,
+        limit: Callable[[], int] | None = None,
+        namespace: Mapping[str, Any] | None = None,
+        **options: Any,
+    ):
+        if options.get("transactional"):
+            raise ConfigurationError("a batch task cannot be transactional: its jobs end one by one")
+        if options.get("keep_result"):
+            raise ConfigurationError(
+                "a batch task keeps no results: its handler returns one thing for many jobs"
+            )
+        if options.get("middleware"):
+            raise ConfigurationError("a batch task has no middleware: it is no one job, and has no Context")
+        if options.get("executor") == "process":
+            raise ConfigurationError(
+                "a batch task cannot have executor='process', which runs one job at a time"
+            )
+        super().__init__(function, limit=limit, namespace=namespace, **options)
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
+            raise InvalidOption(f"size: expected an integer from 1 to {MAX_SIZE:,}, got {safe_repr(size)}")
+        self.size: int = size
+        """Jobs of a batch, at the most."""
+        self.wait: float = seconds(wait, name="wait")
+        """Seconds that the first job of a batch waits for others, at the most."""
+
+    def _parameters(self, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> Parameters:
+        handler = Parameters(self.name, function, namespace)
+        jobs = handler.only
+        of = get_args(jobs)[0] if get_origin(jobs) is list else None
+        if get_origin(of) is not BatchJob:
+            raise ConfigurationError(
+                f"task {self.name}: the handler of a batch task has one parameter of type "
+                "list[pgqueue.BatchJob[…]], with the type of what its jobs are enqueued with"
+            )
+        item = Parameters(self.name, item_signature(get_args(of)[0]))
+        item.provided = handler.provided
+        return item
+
+    def __call__(self, jobs: list[BatchJob[T]], /) -> R:  # type: ignore[override]
+        """Runs the function itself; nothing is enqueued."""
+        return self.function(jobs, **self._provided((jobs,), {}))  # type: ignore[no-any-return]
+
+
+class BatchDecorator(Protocol):
+    """What `@app.batch_task(…)` is: makes a `BatchTask` of a function."""
+
+    def __call__(self, function: Callable[[list[BatchJob[T]]], R], /) -> BatchTask[T, R]: ...
 
 
 class Decorator(Protocol):

@@ -22,17 +22,18 @@ begin
     grant usage on schema pgqueue_bi to pgqueue_monitor, pgqueue_admin;
     grant execute on function
         pgqueue.protocol,
-        pgqueue.enqueue, pgqueue.enqueue_many
+        pgqueue.enqueue, pgqueue.enqueue_many,
+        pgqueue.look, pgqueue.wait_for, pgqueue.endings_under_way, pgqueue.events_horizon, pgqueue.read_events
         to pgqueue_producer, pgqueue_worker, pgqueue_admin;
     grant execute on function
         pgqueue.register, pgqueue.hold_session, pgqueue.heartbeat,
-        pgqueue.claim, pgqueue.forget_claim, pgqueue.complete, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
-        pgqueue.end_cancelled, pgqueue.end_expired, pgqueue.cancel_requests,
+        pgqueue.claim, pgqueue.forget_claim, pgqueue.complete, pgqueue.complete_with_results, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
+        pgqueue.step_result, pgqueue.record_step, pgqueue.note, pgqueue.note_progress, pgqueue.note_reports, pgqueue.end_cancelled, pgqueue.end_expired, pgqueue.cancel_requests,
         pgqueue.fall_asleep, pgqueue.writers, pgqueue.wake_up,
-        pgqueue.upkeep, pgqueue.rescue, pgqueue.promote, pgqueue.prove_floors, pgqueue.retain
+        pgqueue.upkeep, pgqueue.rescue, pgqueue.crashed_jobs, pgqueue.promote, pgqueue.prove_floors, pgqueue.retain
         to pgqueue_worker, pgqueue_admin;
     grant execute on function
-        pgqueue.cancel, pgqueue.cancel_matching, pgqueue.replay, pgqueue.discard, pgqueue.find_dead, pgqueue.pause, pgqueue.resume
+        pgqueue.cancel, pgqueue.cancel_matching, pgqueue.replay, pgqueue.discard, pgqueue.find_dead, pgqueue.find_jobs, pgqueue.job_record, pgqueue.find_waiting, pgqueue.pause, pgqueue.resume
         to pgqueue_admin;
     grant select on all tables in schema pgqueue_bi to pgqueue_monitor, pgqueue_admin;
 exception

@@ -25,10 +25,15 @@ RATES = {
     "enqueue-bulk": 0.5,
     "enqueue-32-asleep": 0.8,
     "enqueue-32-busy": 0.8,
+    "timeout": 0.97,
+    "batch": None,
+    "transactional": None,
     "held": 0.8,
     "held-mix-rate": None,
 }
 """Every rate that is reported, and its bar."""
+DELAYS = {"loop-delay-p50", "loop-delay-p99"}
+"""Times beside the same without a process of its own, in milliseconds."""
 LIMITS = {"wake-p50": 1.0, "wake-p99": 4.0}
 """Every time that has a limit, in milliseconds."""
 BUFFERS = {"held-mix-claim", "held-mix-complete", "held-mix-enqueue", "held-mix-fail"}
@@ -57,13 +62,22 @@ def test_every_measurement_is_reported_and_nothing_is_left_behind(server: str, t
     results: dict[str, dict[str, Any]] = {result["name"]: result for result in document["results"]}
     assert {name: results[name]["bar"] for name in RATES} == RATES
     assert {name: results[name]["ceiling"] for name in LIMITS} == LIMITS
-    assert results.keys() >= BUFFERS
+    assert results.keys() >= BUFFERS | DELAYS
     for result in results.values():
         assert result["ours"] > 0
         assert result["ratio"] > 0
         assert (result["verdict"] is None) == (result["bar"] is None)
     assert {"cores", "PostgreSQL", "fsync", "Python"} <= document["machine"].keys()
-    assert document["load"].keys() == {"ceiling", "drain", "enqueue", "wake", "held", "held-mix"}
+    assert document["load"].keys() == {
+        "ceiling",
+        "drain",
+        "enqueue",
+        "execution",
+        "wake",
+        "held",
+        "held-mix",
+        "loop-delay",
+    }
 
     text = page.read_text()
     for name in results:

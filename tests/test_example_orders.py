@@ -12,8 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import Engine, create_engine, select, update
 from sqlalchemy.orm import Session
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
@@ -25,8 +24,8 @@ from orders.models import Confirmation, Order, OrderStatus, Payment, Product
 from orders.service import OrderRequest, UnknownProduct, place_order, set_up
 from orders.tasks import OutOfStock, app, reserve_inventory, send_confirmation, validate_payment
 
-from pgqueue import Context, Exponential
-from pgqueue.job import ClaimedJob
+from pgqueue import Exponential
+from pgqueue.testing import assert_enqueued, crash_after, drain, enqueued, refute_enqueued, travel
 
 CSV = Path(__file__).resolve().parent.parent / "examples" / "orders" / "orders.csv"
 
@@ -43,22 +42,6 @@ def request(reference: str = "A-1", **changes: Any) -> OrderRequest:
     return OrderRequest(**(values | changes))
 
 
-def claimed(task: str, *, id: int = 7, attempt: int = 1) -> ClaimedJob:
-    return ClaimedJob(
-        id=id,
-        lease=1,
-        queue="default",
-        lane=11,
-        position=1,
-        task=task,
-        args="{}",
-        attempt=attempt,
-        max_attempts=3,
-        crashes=0,
-        options=None,
-    )
-
-
 @pytest.fixture
 def engine(database: str) -> Iterator[Engine]:
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database))
@@ -67,36 +50,16 @@ def engine(database: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """A session that is never committed: everything happens in its transaction."""
+    with Session(engine) as session:
+        yield session
+
+
 @pytest.fixture(autouse=True)
 def no_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway, "LATENCY_SECONDS", 0)
-
-
-def place(engine: Engine, order: OrderRequest) -> int:
-    with Session(engine) as session, session.begin():
-        return place_order(session, order).id
-
-
-def jobs(connection: psycopg.Connection) -> list[tuple[str, str, dict[str, Any]]]:
-    query = "select task, queue, args from pgqueue.ready_jobs order by id"
-    return connection.execute(query).fetchall()
-
-
-def pay(database: str, order_id: str, *, attempt: int = 1) -> None:
-    """One attempt of `validate_payment`, in a transaction as the worker opens it."""
-
-    async def attempt_it() -> None:
-        engine = create_async_engine(
-            "postgresql+psycopg://", async_creator=lambda: psycopg.AsyncConnection.connect(database)
-        )
-        try:
-            async with AsyncSession(engine) as session, session.begin():
-                job = claimed("validate_payment", attempt=attempt)
-                await validate_payment(Context(job, session), order_id=order_id)
-        finally:
-            await engine.dispose()
-
-    asyncio.run(attempt_it())
 
 
 # Placing ----------------------------------------------------------------------------------------------
@@ -105,52 +68,45 @@ def pay(database: str, order_id: str, *, attempt: int = 1) -> None:
 def test_an_order_and_its_payment_job_are_committed_together(
     engine: Engine, connection: psycopg.Connection
 ) -> None:
-    place(engine, request())
-    assert jobs(connection) == [("validate_payment", "payments", {"order_id": "A-1"})]
+    with Session(engine) as session, session.begin():
+        place_order(session, request())
+    assert_enqueued(connection, validate_payment, args={"order_id": "A-1"}, queue="payments", count=1)
     assert connection.execute("select id, status, amount_cents from orders").fetchall() == [
         ("A-1", "pending", 3 * 450)
     ]
 
 
-def test_a_rollback_leaves_neither_order_nor_job(engine: Engine, connection: psycopg.Connection) -> None:
-    with Session(engine) as session:
-        assert place_order(session, request()).created
-        session.rollback()
-    assert jobs(connection) == []
+def test_a_rollback_leaves_neither_order_nor_job(session: Session, connection: psycopg.Connection) -> None:
+    assert place_order(session, request()).created
+    session.rollback()
+    refute_enqueued(connection)
     assert connection.execute("select from orders").fetchall() == []
 
 
-def test_a_savepoints_rollback_takes_its_own_order_only(
-    engine: Engine, connection: psycopg.Connection
-) -> None:
+def test_a_savepoints_rollback_takes_its_own_order_only(session: Session) -> None:
+    place_order(session, request("A-1"))
+    with session.begin_nested() as savepoint:
+        place_order(session, request("A-2"))
+        savepoint.rollback()
+    assert [job.args for job in enqueued(session)] == [{"order_id": "A-1"}]
+    assert session.scalars(select(Order.id)).all() == ["A-1"]
+
+
+def test_an_order_that_is_sent_twice_is_one_order_and_one_job(engine: Engine) -> None:
     with Session(engine) as session, session.begin():
-        place_order(session, request("A-1"))
-        with session.begin_nested() as savepoint:
-            place_order(session, request("A-2"))
-            savepoint.rollback()
-    assert [args["order_id"] for _, _, args in jobs(connection)] == ["A-1"]
-    assert connection.execute("select id from orders").fetchall() == [("A-1",)]
-
-
-def test_an_order_that_is_sent_twice_is_one_order_and_one_job(
-    engine: Engine, connection: psycopg.Connection
-) -> None:
-    first = place(engine, request())
+        first = place_order(session, request())
     with Session(engine) as session, session.begin():
         second = place_order(session, request())
-    assert (second.id, second.created) == (first, False)
-    assert len(jobs(connection)) == 1
-    assert connection.execute("select count(*) from orders").fetchone() == (1,)
+        assert (second.id, second.created) == (first.id, False)
+        assert_enqueued(session, count=1)
+        assert session.scalars(select(Order.id)).all() == ["A-1"]
 
 
-def test_an_unknown_product_is_refused_and_the_transaction_goes_on(
-    engine: Engine, connection: psycopg.Connection
-) -> None:
-    with Session(engine) as session, session.begin():
-        with pytest.raises(UnknownProduct, match="TEA-MOON"):
-            place_order(session, request("A-1", sku="TEA-MOON"))
-        place_order(session, request("A-2"))
-    assert connection.execute("select id from orders").fetchall() == [("A-2",)]
+def test_an_unknown_product_is_refused_and_the_transaction_goes_on(session: Session) -> None:
+    with pytest.raises(UnknownProduct, match="TEA-MOON"):
+        place_order(session, request("A-1", sku="TEA-MOON"))
+    place_order(session, request("A-2"))
+    assert session.scalars(select(Order.id)).all() == ["A-2"]
 
 
 def test_setting_up_again_keeps_what_is_there(engine: Engine, connection: psycopg.Connection) -> None:
@@ -162,51 +118,51 @@ def test_setting_up_again_keeps_what_is_there(engine: Engine, connection: psycop
 # Paying -----------------------------------------------------------------------------------------------
 
 
-def test_a_payment_leads_to_the_reservation(
-    engine: Engine, database: str, connection: psycopg.Connection
-) -> None:
-    place(engine, request())
-    pay(database, "A-1")
-    with Session(engine) as session:
-        assert session.get_one(Order, "A-1").status is OrderStatus.PAID
-        assert session.get_one(Payment, "A-1").amount_cents == 1350
-    assert [task for task, *_ in jobs(connection)] == ["validate_payment", "reserve_inventory"]
+def test_a_payment_leads_to_the_reservation(session: Session) -> None:
+    place_order(session, request())
+    assert drain(app, session, queue="payments").completed == 1
+    assert session.get_one(Order, "A-1").status is OrderStatus.PAID
+    assert session.get_one(Payment, "A-1").amount_cents == 1350
+    assert_enqueued(session, reserve_inventory, args={"order_id": "A-1"}, count=1)
 
 
 @pytest.mark.parametrize(
-    ("card", "error"),
+    ("card", "error", "attempts"),
     [
-        ("tok_9995", gateway.CardDeclined),
-        ("tok_9979", gateway.CardRefused),
-        ("tok_0119", gateway.GatewayUnavailable),
+        ("tok_9995", gateway.CardDeclined, 3),
+        ("tok_9979", gateway.CardRefused, 1),
     ],
 )
-def test_a_payment_that_fails_leads_nowhere(
-    engine: Engine, database: str, connection: psycopg.Connection, card: str, error: type[Exception]
+def test_a_payment_that_fails_for_good_leads_nowhere(
+    session: Session, card: str, error: type[Exception], attempts: int
 ) -> None:
-    place(engine, request(card=card))
-    with pytest.raises(error):
-        pay(database, "A-1")
-    assert [task for task, *_ in jobs(connection)] == ["validate_payment"]
-    assert connection.execute("select status from orders").fetchall() == [("pending",)]
-    assert connection.execute("select from payments").fetchall() == []
+    place_order(session, request(card=card))
+    drained = drain(app, session, scheduled=True, raise_errors=False)
+    assert (drained.failed, drained.dead, drained.completed) == (attempts - 1, 1, 0)
+    assert {type(ran.error) for ran in drained.attempts} == {error}
+    refute_enqueued(session)
+    assert session.get_one(Order, "A-1").status is OrderStatus.PENDING
+    assert session.get(Payment, "A-1") is None
 
 
-def test_a_gateway_that_did_not_answer_is_asked_again(engine: Engine, database: str) -> None:
-    place(engine, request(card="tok_0119"))
-    pay(database, "A-1", attempt=2)
-    with Session(engine) as session:
-        assert session.get_one(Order, "A-1").status is OrderStatus.PAID
+def test_a_gateway_that_did_not_answer_is_asked_again_after_5_seconds(session: Session) -> None:
+    place_order(session, request(card="tok_0119"))
+    with pytest.raises(gateway.GatewayUnavailable):
+        drain(app, session)
+    assert_enqueued(session, validate_payment, run_at=(3, 6))  # 5 s, a fifth more or less
+    travel(session, "6s")
+    assert drain(app, session, queue="payments").completed == 1
+    assert session.get_one(Order, "A-1").status is OrderStatus.PAID
 
 
-def test_an_order_is_charged_once_however_often_its_payment_runs(
-    engine: Engine, database: str, connection: psycopg.Connection
-) -> None:
-    place(engine, request())
-    pay(database, "A-1")
-    pay(database, "A-1")
-    assert connection.execute("select count(*) from payments").fetchone() == (1,)
-    assert [task for task, *_ in jobs(connection)] == ["validate_payment", "reserve_inventory"]
+def test_an_order_is_charged_once_however_often_its_payment_runs(session: Session) -> None:
+    place_order(session, request())
+    with crash_after("effects", task=validate_payment):
+        assert drain(app, session, queue="payments").completed == 1
+    validate_payment.enqueue(session, order_id="A-1")  # the shop sent it again, days later
+    assert drain(app, session, queue="payments").completed == 1
+    assert session.scalars(select(Payment.order_id)).all() == ["A-1"]
+    assert_enqueued(session, reserve_inventory, count=1)
 
 
 def test_the_gateway_answers_the_same_for_the_same_key() -> None:
@@ -227,28 +183,20 @@ def test_a_payment_has_three_attempts_after_5_and_10_seconds_but_for_a_card_that
 # Reserving --------------------------------------------------------------------------------------------
 
 
-def reserve(engine: Engine, order_id: str) -> None:
-    with Session(engine) as session, session.begin():
-        reserve_inventory(Context(claimed("reserve_inventory"), session), order_id=order_id)
+def test_a_reservation_takes_the_goods_and_leads_to_the_confirmation(session: Session) -> None:
+    place_order(session, request())
+    assert drain(app, session, queue=["payments", "default"]).completed == 2
+    assert session.get_one(Product, "TEA-MINT").stock == 997
+    assert session.get_one(Order, "A-1").status is OrderStatus.RESERVED
+    assert_enqueued(session, send_confirmation, queue="email", count=1)
 
 
-def test_a_reservation_takes_the_goods_and_leads_to_the_confirmation(
-    engine: Engine, connection: psycopg.Connection
-) -> None:
-    place(engine, request())
-    reserve(engine, "A-1")
-    with Session(engine) as session:
-        assert session.get_one(Product, "TEA-MINT").stock == 997
-        assert session.get_one(Order, "A-1").status is OrderStatus.RESERVED
-    assert [(task, queue) for task, queue, _ in jobs(connection)][1:] == [("send_confirmation", "email")]
-
-
-def test_what_is_not_on_the_shelf_is_not_taken(engine: Engine, connection: psycopg.Connection) -> None:
-    connection.execute("update products set stock = 2")
-    place(engine, request(quantity=3))
+def test_what_is_not_on_the_shelf_is_not_taken(session: Session) -> None:
+    session.execute(update(Product).values(stock=2))
+    place_order(session, request(quantity=3))
     with pytest.raises(OutOfStock, match="fewer than 3 of TEA-MINT"):
-        reserve(engine, "A-1")
-    assert connection.execute("select distinct stock from products").fetchall() == [(2,)]
+        drain(app, session)
+    assert set(session.scalars(select(Product.stock))) == {2}
     assert reserve_inventory.permanent == (OutOfStock,)
 
 
@@ -256,42 +204,37 @@ def test_what_is_not_on_the_shelf_is_not_taken(engine: Engine, connection: psyco
 
 
 def test_a_confirmation_is_a_real_mail_with_one_message_id_over_all_attempts(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place(engine, request())
-
-    def confirm(attempt: int, *, commit: bool) -> None:
-        with Session(engine) as session:
-            send_confirmation(Context(claimed("send_confirmation", attempt=attempt), session), order_id="A-1")
-            if commit:
-                session.commit()
+    place_order(session, request())
 
     async def confirm_twice() -> list[EmailMessage]:
         async with Sink() as sink:
             monkeypatch.setenv("ORDERS_SMTP", f"127.0.0.1:{sink.port}")
             # The worker dies after the mail server's answer and before its commit; another one runs the job.
-            await asyncio.to_thread(confirm, 1, commit=False)
-            await asyncio.to_thread(confirm, 2, commit=True)
+            with crash_after("effects", task=send_confirmation):
+                drained = await asyncio.to_thread(drain, app, session)
+            assert (drained.completed, drained.crashed) == (3, 1)
             assert [received.recipients for received in sink.mails] == [("soren@shop.example",)] * 2
             return [received.message for received in sink.mails]
 
     first, second = asyncio.run(confirm_twice())
-    assert first["Message-ID"] == second["Message-ID"] == "<pgqueue.7@orders.example>"
+    assert first["Message-ID"] == second["Message-ID"]
     assert first["Subject"] == "Your order A-1"
     assert "Hello Søren Müller" in first.get_content()
     assert "13.50 EUR" in first.get_content()
-    with Session(engine) as session:
-        assert session.get_one(Confirmation, "A-1").message_id == "<pgqueue.7@orders.example>"
-        assert session.get_one(Order, "A-1").status is OrderStatus.CONFIRMED
+    assert session.get_one(Confirmation, "A-1").message_id == first["Message-ID"]
+    assert session.get_one(Order, "A-1").status is OrderStatus.CONFIRMED
 
 
 def test_a_mail_server_that_is_away_fails_the_attempt(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place(engine, request())
+    place_order(session, request())
     monkeypatch.setenv("ORDERS_SMTP", "127.0.0.1:1")
-    with Session(engine) as session, pytest.raises(OSError, match="refused"):
-        send_confirmation(Context(claimed("send_confirmation"), session), order_id="A-1")
+    with pytest.raises(OSError, match="refused"):
+        drain(app, session)
+    assert session.get_one(Order, "A-1").status is OrderStatus.RESERVED
 
 
 # Reading orders ---------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""The confirmation mail: composed by the standard library, handed to the mail server at ORDERS_SMTP."""
+"""The confirmation mail: composed and handed to a mail server by the standard library."""
 
 from __future__ import annotations
 
-import os
 import smtplib
+from dataclasses import dataclass
 from email.headerregistry import Address
 from email.message import EmailMessage
 
@@ -28,11 +28,17 @@ def compose(order: Order, *, message_id: str) -> EmailMessage:
     return message
 
 
-def send(message: EmailMessage) -> None:
-    """Hands a message to the mail server; returns when that has taken it over.
+@dataclass(frozen=True, slots=True)
+class Mailer:
+    """The way to a mail server; `address` is host:port."""
 
-    Raises `smtplib.SMTPException` or `OSError`.
-    """
-    host, _, port = os.environ.get("ORDERS_SMTP", "127.0.0.1:1025").rpartition(":")
-    with smtplib.SMTP(host, int(port), timeout=TIMEOUT_SECONDS) as server:
-        server.send_message(message)
+    address: str
+
+    def send(self, message: EmailMessage) -> None:
+        """Hands a message to the mail server; returns when that has taken it over.
+
+        Raises `smtplib.SMTPException` or `OSError`.
+        """
+        host, _, port = self.address.rpartition(":")
+        with smtplib.SMTP(host, int(port), timeout=TIMEOUT_SECONDS) as server:
+            server.send_message(message)

@@ -37,6 +37,12 @@ PAYMENT_BACKOFF = os.environ.get("ORDERS_PAYMENT_BACKOFF", "5s")
 """The wait before the second attempt; twice as long before the third."""
 
 
+@app.provide(scope="worker")
+def mailer() -> mail.Mailer:
+    """The mail server of the shop; a test gives the task another one."""
+    return mail.Mailer(os.environ.get("ORDERS_SMTP", "127.0.0.1:1025"))
+
+
 class OutOfStock(Exception):
     """Not enough on the shelf. Somebody has to buy more, and replay the dead letter."""
 
@@ -84,7 +90,9 @@ def reserve_inventory(ctx: pgqueue.Context[Session], order_id: str) -> None:
 
 
 @app.task(queue="email", retry=pgqueue.Exponential(base="2s", cap="10m", attempts=8), transactional=True)
-def send_confirmation(ctx: pgqueue.Context[Session], order_id: str) -> None:
+def send_confirmation(
+    ctx: pgqueue.Context[Session], order_id: str, mailer: mail.Mailer = pgqueue.PROVIDED
+) -> None:
     """Sends the mail and notes that it was sent.
 
     The mail goes out at least once, the note is made exactly once.
@@ -93,6 +101,6 @@ def send_confirmation(ctx: pgqueue.Context[Session], order_id: str) -> None:
     order = session.get_one(Order, order_id)
     # A colon may not stand in a Message-ID.
     message_id = f"<{ctx.idempotency_key.replace(':', '.')}@orders.example>"
-    mail.send(mail.compose(order, message_id=message_id))
+    mailer.send(mail.compose(order, message_id=message_id))
     session.add(Confirmation(order_id=order.id, message_id=message_id))
     order.status = OrderStatus.CONFIRMED

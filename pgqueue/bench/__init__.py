@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pgqueue.bench.ceiling import measure as ceiling
 from pgqueue.bench.drain import measure as drain
 from pgqueue.bench.enqueue import measure as enqueue
+from pgqueue.bench.execution import measure as execution
 from pgqueue.bench.harness import Bench, Result
 from pgqueue.bench.held import measure as held
 from pgqueue.bench.held_mix import measure as held_mix
+from pgqueue.bench.loop import measure as loop_delay
 from pgqueue.bench.wake import measure as wake
 
 __all__ = ["MEASUREMENTS", "Bench", "Result", "measure"]
@@ -26,9 +28,11 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Result]]] = {
     "ceiling": ceiling,
     "drain": drain,
     "enqueue": enqueue,
+    "execution": execution,
     "wake": wake,
     "held": held,
     "held-mix": held_mix,
+    "loop-delay": loop_delay,
 }
 """Every measurement by name, in the order in which they run."""
 

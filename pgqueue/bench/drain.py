@@ -47,13 +47,13 @@ def measure(bench: Bench) -> Iterator[Result]:
         )
 
 
-def drain(bench: Bench, task: str, jobs: int) -> tuple[float, float]:
-    """Jobs a second, and microseconds of the worker's CPU a job."""
+def drain(bench: Bench, task: str, jobs: int, args: str | None = None) -> tuple[float, float]:
+    """Jobs a second, and microseconds of the worker's CPU a job. `args` are JSON, by default a no-op job's."""
     running = "select exists (select from pgqueue.running_jobs as r where r.id = %s)"
     left = "select count(*) from pgqueue.running_jobs"
     with bench.database() as dsn, connect(dsn) as connection, bench.stamps() as stamps:
         run(connection, calls.pause("default"))
-        feed(connection, task, jobs)
+        feed(connection, task, jobs, args)
         last = stamp.using(priority=9).enqueue(connection, path=stamps.path, number=0).id
         connection.execute("analyze pgqueue.ready_jobs")
         with bench.worker(dsn) as worker:

@@ -32,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 COMMANDS = {
     "worker": "pgqueue.cli.worker:worker",
     "enqueue": "pgqueue.cli.enqueue:enqueue",
+    "jobs": "pgqueue.cli.jobs:jobs",
     "dead": "pgqueue.cli.dead:dead",
     "workers": "pgqueue.cli.workers:workers",
     "db": "pgqueue.cli.db:db",
@@ -45,6 +46,7 @@ COMMANDS = {
 SUMMARIES = {
     "worker": "Run jobs.",
     "enqueue": "Enqueue a job from the command line.",
+    "jobs": "List, show, follow and cancel jobs.",
     "dead": "List, show, replay and discard dead letters.",
     "workers": "List the workers that are registered.",
     "db": "Install and upgrade the schema.",

@@ -13,7 +13,7 @@ import click
 from pgqueue.cli import dsn_option, load_settings
 from pgqueue.cli.output import json_option, note, print_json
 
-NAMES = ("ceiling", "drain", "enqueue", "wake", "held", "held-mix")
+NAMES = ("ceiling", "drain", "enqueue", "execution", "wake", "held", "held-mix", "loop-delay")
 
 
 @click.command()
@@ -42,7 +42,8 @@ def bench(
     calm: float,
     as_json: bool,
 ) -> int:
-    """Measure pgqueue here: ceiling, drain, enqueue, wake, held, held-mix, or those of NAMES.
+    """Measure pgqueue here: ceiling, drain, enqueue, execution, wake, held, held-mix,
+    loop-delay, or those of NAMES.
 
     Each figure comes with its ceiling, measured in turn with it, and the ratio of the two. Databases of its own
     are made on the configured server and dropped; without one, a PostgreSQL is started for it, fsync on.

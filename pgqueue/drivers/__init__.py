@@ -14,6 +14,7 @@ What holds for every kind of connection:
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Awaitable
 from importlib import import_module
@@ -37,6 +38,7 @@ __all__ = [
     "AutocommitWarning",
     "DjangoConnection",
     "SyncTarget",
+    "is_async",
     "is_unavailable",
     "run",
     "translate",
@@ -65,6 +67,11 @@ def run(target: Any, call: Call[Any]) -> Any:
     if runner is None:
         runner = _runners[type(target)] = _find(target)
     return runner(target, call)
+
+
+def is_async(target: SyncTarget | AsyncTarget) -> bool:
+    """Whether what `run` returns for `target` has to be awaited. Raises `UnusableConnection`."""
+    return inspect.iscoroutinefunction(_runners.get(type(target)) or _find(target))
 
 
 def _find(target: Any) -> Runner:

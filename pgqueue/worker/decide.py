@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
 import structlog
 
-from pgqueue.error_text import ErrorText, describe_error, safe_text
-from pgqueue.errors import InvalidOption
+from pgqueue.encoding import encode_result
+from pgqueue.error_text import ErrorText, describe_error, one_line, safe_text
+from pgqueue.errors import InvalidOption, ProcessDied
 from pgqueue.job import MAX_DELAY, Cancel, ClaimedJob, Fail, Retry, Snooze
 from pgqueue.retry import DEFAULT_RETRY, RetryPolicy, from_json
 from pgqueue.task import Task
@@ -19,7 +23,13 @@ log = structlog.get_logger("pgqueue.worker")
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The handler returned."""
+    """The handler returned.
+
+    `result`: what it returned as JSON, when its task keeps results and it can be kept; `reason`: why it cannot.
+    """
+
+    result: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,11 @@ RELEASED = Released()
 CANCELLED = Cancelled()
 
 
+SUSPICIOUS = 2
+"""Crashes that make a suspect. The first one may have been an accident (a kill, the machine, the memory): after that all
+jobs of a worker start again at once, and only in its own process there is room for so many."""
+
+
 def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -> Ending:
     """The ending of an attempt that returned (`error` is None) or raised."""
     match error:
@@ -76,6 +91,49 @@ def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -
         case _:
             delay = _backoff(policy_of(job, task), job.attempt, error)
             return Failed(describe_error(error), None if delay is None else _unless_exhausted(job, delay))
+
+
+def keep(job: ClaimedJob, task: Task[..., Any], result: Any) -> Completed:
+    """The ending of an attempt that returned `result`, which its task keeps."""
+    try:
+        return Completed(encode_result(result, limit=task.result_limit()))
+    except BaseException as error:  # noqa: BLE001 - what is read may be a property that raises anything
+        # The work is done: what it returned cannot undo that.
+        reason = one_line(error)
+        log.warning("result.not_kept", job_id=job.id, task=job.task, queue=job.queue, reason=reason)
+        return Completed(reason=reason)
+
+
+def completions_json(completions: Sequence[tuple[ClaimedJob, Completed]]) -> str:
+    """The argument of `pgqueue.complete_with_results`."""
+    rows: list[dict[str, Any]] = []
+    for job, ending in completions:
+        row: dict[str, Any] = {"id": job.id, "lease": job.lease}
+        if ending.result is not None:
+            row["result"] = msgspec.Raw(ending.result.encode())
+        if ending.reason is not None:
+            row["reason"] = ending.reason
+        rows.append(row)
+    return msgspec.json.encode(rows).decode()
+
+
+def is_suspect(job: ClaimedJob, task: Task[..., Any]) -> bool:
+    """Whether a job may be one that kills its process, and whose task does not ask for one of its own."""
+    return job.crashes >= SUSPICIOUS and task.executor != "process"
+
+
+def died(job: ClaimedJob, task: Task[..., Any], error: ProcessDied) -> Failed:
+    """The ending of an attempt whose process died while it ran."""
+    ending = decide(job, task, error)
+    assert isinstance(ending, Failed)
+    text = ErrorText(
+        "pgqueue.ProcessDied",
+        ending.error.message,
+        error.trace or ending.error.traceback,
+        hashlib.sha256(str(error).encode()).hexdigest()[:16],
+    )
+    reason = "crashed" if ending.reason == "exhausted" else ending.reason
+    return Failed(text, None if task.on_crash == "dead" else ending.delay, reason)
 
 
 def misfit(error: BaseException) -> Failed:

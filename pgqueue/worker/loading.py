@@ -45,6 +45,23 @@ def load_app(path: str) -> App:
     return found
 
 
+def path_of(app: App) -> tuple[str, tuple[str, ...]]:
+    """Where another process finds an app that lives in this one: its path, and the modules of its tasks.
+
+    Raises `AppNotFound` when the app, or one of its tasks, is in no module that can be imported.
+    """
+    modules = tuple(dict.fromkeys(task.__module__ for task in app.tasks.values()))
+    for name, module in list(sys.modules.items()):
+        if name != "__main__":
+            for attribute, value in list(getattr(module, "__dict__", {}).items()):
+                if value is app and "__main__" not in modules:
+                    return f"{name}:{attribute}", modules
+    raise AppNotFound(
+        "tasks with executor='process' run in processes that import the app: define it, and its tasks, at the top "
+        "of a module, not in a function or in the script that is run"
+    )
+
+
 def _raised(path: str, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     # the innermost frame of the user's own code, not of the import machinery

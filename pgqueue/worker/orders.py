@@ -1,4 +1,4 @@
-"""What a supervisor and its child say to each other."""
+"""What a worker works by, and what a supervisor and its child say to each other."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ EXIT_REPLACE = 75
 """A child's exit code when it has ended by itself, to be replaced: its threads are stuck. EX_TEMPFAIL."""
 
 
-class Orders(msgspec.Struct, frozen=True):
-    """What the supervisor tells a child. Never in the command line: it holds the DSN."""
+class Terms(msgspec.Struct, frozen=True):
+    """What the services of one worker work by. `app` is what log lines call the app."""
 
     worker_id: int
     dsn: str
@@ -23,6 +23,13 @@ class Orders(msgspec.Struct, frozen=True):
     listens: bool
     poll_interval: float
     transactional_connections: int
+    block_threshold: float
+
+
+class Orders(Terms, frozen=True):
+    """What the supervisor tells a child. Never in the command line: it holds the DSN."""
+
+    task_processes: int | None
     board_fd: int
     ready_fd: int
     log_format: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
@@ -17,17 +17,30 @@ from pgqueue.calls import Call
 from pgqueue.error_text import ErrorText, safe_text
 from pgqueue.errors import InvalidJob
 from pgqueue.job import ClaimedJob
-from pgqueue.worker.decide import Cancelled, Completed, Ending, Failed, Released, Snoozed
+from pgqueue.worker.decide import (
+    Cancelled,
+    Completed,
+    Ending,
+    Failed,
+    Released,
+    Snoozed,
+    completions_json,
+)
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.link import Link
+from pgqueue.worker.reports import Reports
 
 log = structlog.get_logger("pgqueue.worker")
 
 BATCH = 1000
+RESULT_BYTES = 1_000_000
+"""Characters of results after which a batch is full."""
 NO_CELL = -1
 """The cell of a job that had not started."""
 
+OnEnded = Callable[[str, Sequence[tuple[Any, ...]], Collection[int]], None]
 _Item = tuple[ClaimedJob, int]
+_Completion = tuple[ClaimedJob, int, Completed]
 _Failure = tuple[ClaimedJob, int, Failed]
 _Snooze = tuple[ClaimedJob, int, float]
 _Cancellation = tuple[ClaimedJob, int, str | None]
@@ -37,10 +50,24 @@ _id_of, _lease_of = attrgetter("id"), attrgetter("lease")
 class Settler:
     """One service: `run_once` records what has gathered; `run` repeats it whenever there is something."""
 
-    def __init__(self, *, link: Link, hand: Hand):
+    def __init__(
+        self,
+        *,
+        link: Link,
+        hand: Hand,
+        on_ended: OnEnded | None = None,
+        reports: Reports | None = None,
+    ):
+        """`on_ended` is told of every batch that was recorded: verb, items, the ids that were accepted.
+
+        `reports`: what attempts have said, written before they end.
+        """
         self._link = link
         self._hand = hand
+        self._on_ended = on_ended
+        self._reports = reports
         self._completed: list[_Item] = []
+        self._with_results: list[_Completion] = []
         self._failed: list[_Failure] = []
         self._snoozed: list[_Snooze] = []
         self._released: list[_Item] = []
@@ -55,8 +82,10 @@ class Settler:
     def settle(self, job: ClaimedJob, cell: int, ending: Ending) -> None:
         """Takes an ending; it is recorded with the next batch."""
         match ending:
-            case Completed():
+            case Completed(result=None, reason=None):
                 self._completed.append((job, cell))
+            case Completed():
+                self._with_results.append((job, cell, ending))
             case Failed():
                 self._failed.append((job, cell, ending))
             case Snoozed():
@@ -79,6 +108,10 @@ class Settler:
         while self._completed:
             batch, self._completed = self._completed[:BATCH], self._completed[BATCH:]
             await self._end("complete", batch, calls.complete(*_columns(batch)))
+        while self._with_results:
+            end = _end_of_batch(self._with_results)
+            completions, self._with_results = self._with_results[:end], self._with_results[end:]
+            await self._complete(completions)
         while self._failed:
             failures, self._failed = self._failed[:BATCH], self._failed[BATCH:]
             await self._fail(failures)
@@ -94,6 +127,23 @@ class Settler:
             reasons = [reason for *_, reason in cancelled]
             await self._end("cancel", cancelled, calls.end_cancelled(*_columns(cancelled), reasons))
 
+    async def _complete(self, completions: list[_Completion]) -> None:
+        """Completes jobs with their results. What the server refuses of these stops no completion."""
+        plain = [(job, ending) for job, _, ending in completions]
+        try:
+            call = calls.complete_with_results(completions_json(plain))
+            await self._end("complete", completions, call)
+        except (psycopg.DataError, InvalidJob) as error:
+            if len(completions) > 1:
+                for completion in completions:
+                    await self._complete([completion])
+                return
+            log.error("settle.refused", ending="complete", jobs=1, error=safe_text(error, 500))
+            job, cell, _ = completions[0]
+            bare = Completed(reason="the result was refused by the server")
+            call = calls.complete_with_results(completions_json([(job, bare)]))
+            await self._end("complete", [(job, cell, bare)], call)
+
     async def _fail(self, failures: list[_Failure]) -> None:
         try:
             await self._end("fail", failures, calls.fail(_failures_json(failures)))
@@ -107,6 +157,8 @@ class Settler:
 
     async def _end(self, verb: str, batch: Sequence[tuple[Any, ...]], call: Call[list[int]]) -> None:
         """Runs `call` until it is carried out, reports what it did not accept, lets the jobs go."""
+        if self._reports is not None and self._reports.open:
+            await self._reports.file(item[0] for item in batch)
         accepted, unsure = await self._link.persist(call)
         jobs = [item[0] for item in batch]
         if len(accepted) < len(batch):
@@ -117,6 +169,18 @@ class Settler:
                     event = "settle.unconfirmed" if unsure else "lease.lost"
                     log.warning(event, job_id=job.id, task=job.task, queue=job.queue, dropped=verb)
         self._hand.settled(jobs, [item[1] for item in batch if item[1] != NO_CELL])
+        if self._on_ended is not None:
+            self._on_ended(verb, batch, accepted)
+
+
+def _end_of_batch(completions: Sequence[_Completion]) -> int:
+    """How many completions make a batch: no more than its results may take."""
+    size = 0
+    for place, (_, _, ending) in enumerate(completions[:BATCH]):
+        size += len(ending.result or "")
+        if size > RESULT_BYTES and place:
+            return place
+    return BATCH
 
 
 def _columns(batch: Sequence[tuple[Any, ...]]) -> tuple[Iterable[int], Iterable[int]]:

@@ -24,12 +24,14 @@ class Slot:
     - `deadline`: when (`time.monotonic()`) something is due for this attempt; None: nothing.
     - `stop`: why the attempt is to end early; None: it is not.
     - `is_settled`: the attempt was ended without its handler, which still occupies the slot.
+    - `reports`: who takes what handlers say while they run; None: nobody.
     """
 
-    __slots__ = ("cell", "deadline", "is_settled", "job", "number", "runner", "stop")
+    __slots__ = ("cell", "deadline", "is_settled", "job", "number", "reports", "runner", "stop")
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, reports: Any = None):
         self.number = number
+        self.reports = reports
         self.runner: asyncio.Task[Any]
         self.job: ClaimedJob | None = None
         self.cell = 0

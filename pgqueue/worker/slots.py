@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection
+from typing import Any
 
 import structlog
 
 from pgqueue.job import ClaimedJob
+from pgqueue.task import BatchTask
 from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.board import Board
 from pgqueue.worker.decide import (
@@ -26,6 +28,7 @@ from pgqueue.worker.decide import (
     timeout_of,
 )
 from pgqueue.worker.hand import Hand
+from pgqueue.worker.reports import Reports
 from pgqueue.worker.settler import NO_CELL, Settler
 from pgqueue.worker.slot import Slot, Stop
 
@@ -43,14 +46,24 @@ GRACE_SECONDS = 3.0
 class Slots:
     """`hand.concurrency` slots over one registry of tasks."""
 
-    def __init__(self, *, attempts: Attempts, hand: Hand, settler: Settler, board: Board):
+    def __init__(
+        self,
+        *,
+        attempts: Attempts,
+        hand: Hand,
+        settler: Settler,
+        board: Board,
+        reports: Reports | None = None,
+    ):
         self._attempts = attempts
         self._hand = hand
         self._settler = settler
         self._board = board
-        self._slots = [Slot(number) for number in range(hand.concurrency)]
+        self._slots = [Slot(number, reports) for number in range(hand.concurrency)]
         self._timeouts = {
-            name: task.timeout for name, task in attempts.tasks.items() if task.timeout is not None
+            name: task.timeout
+            for name, task in attempts.tasks.items()
+            if task.timeout is not None and not isinstance(task, BatchTask)  # a batch has one for all
         }
         self._armed = asyncio.Event()
         self.stuck = asyncio.Event()
@@ -89,9 +102,18 @@ class Slots:
             log.info("job.cancelling", job_id=job.id, task=job.task, queue=job.queue)
             if self._attempts.can_be_stopped(job):
                 slot.interrupt(Stop.CANCEL)
-                self._arm(slot, GRACE_SECONDS)
+                self._arm(slot, self._grace(job))
             else:
                 slot.stop = Stop.CANCEL  # it reads ctx.cancelled, or finishes
+
+    def job_of(self, runner: asyncio.Task[Any]) -> ClaimedJob | None:
+        """The job that a slot's own asyncio task runs; None: it is no slot's, or the slot is idle."""
+        return next((slot.job for slot in self._slots if slot.runner is runner), None)
+
+    def in_threads(self) -> list[ClaimedJob]:
+        """The jobs whose handlers run in threads."""
+        jobs = [slot.job for slot in self._slots if slot.job is not None]
+        return [job for job in jobs if not self._attempts.can_be_stopped(job)]
 
     async def sweep(self) -> None:
         """Ends attempts whose time is over. Runs until cancelled, and sleeps while no attempt has a deadline."""
@@ -157,6 +179,10 @@ class Slots:
             # The supervisor reads it: it is the one that can end a handler which blocks this process's loop.
             self._board.deadlines[slot.cell] = time.monotonic_ns() + int(timeout * 1e9)
 
+    def _grace(self, job: ClaimedJob) -> float:
+        """Apart, the handler has its grace before its process is killed: the slot waits for that."""
+        return 2 * GRACE_SECONDS if self._attempts.runs_apart(job) else GRACE_SECONDS
+
     def _arm(self, slot: Slot, seconds: float) -> None:
         slot.deadline = time.monotonic() + seconds
         if not self._armed.is_set():
@@ -168,7 +194,7 @@ class Slots:
         assert job is not None
         if slot.stop is None and self._attempts.can_be_stopped(job):
             slot.interrupt(Stop.TIMEOUT)
-            self._arm(slot, GRACE_SECONDS)
+            self._arm(slot, self._grace(job))
             return
         ending = CANCELLED if slot.stop is Stop.CANCEL else self._attempts.timed_out(job)
         slot.stop = slot.stop or Stop.TIMEOUT

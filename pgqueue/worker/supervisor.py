@@ -7,31 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import secrets
 import signal
-import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import psycopg
 import structlog
 
-from pgqueue import calls
-from pgqueue.drivers import run, translate
-from pgqueue.error_text import safe_text
-from pgqueue.errors import ConfigurationError, DatabaseUnavailable
 from pgqueue.settings import Settings
-from pgqueue.version import __version__
 from pgqueue.worker.board import Board
+from pgqueue.worker.dying import how_it_ended, signal_name
 from pgqueue.worker.hand import capacity
-from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
-from pgqueue.worker.listener import listen_works
+from pgqueue.worker.link import Backoff
 from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders
+from pgqueue.worker.upkeep import Upkeep, check_database
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -39,10 +31,6 @@ HUNG_SECONDS = 3.5
 """Beyond the timeout of a job: a child that has not ended the attempt by then cannot, its loop is blocked."""
 KILL_GRACE = 10.0
 """Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
-ROUND_SECONDS = 0.05
-"""Between two rounds at least, however many jobs fall due: they are promoted together."""
-FLOORS_SECONDS = 2.0
-RETAIN_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -56,7 +44,11 @@ class ChildProcess:
     ready: asyncio.Future[None]
     started_at: float = field(default_factory=time.monotonic)
     hung: list[int] = field(default_factory=list)
-    """The jobs that it was killed for, because they were over their timeout."""
+    """The jobs that it was killed for, because they were over their timeout; negative: apart."""
+    was_killed: bool = False
+    """Whether we killed it because it would not stop."""
+    has_left: bool = False
+    """Whether it ended by itself, having settled what it could."""
 
     @property
     def was_ready(self) -> bool:
@@ -87,28 +79,27 @@ class Supervisor:
         self._dsn = settings.dsn
         self._limits = dict(limits)
         self._queues = list(limits)
-        self._id = secrets.randbits(62) + 1
         self._children: dict[int, ChildProcess] = {}
         self._listens = True
         self._stops = 0
         self._stopping = asyncio.Event()
         self._exit_code = 0
         self._first_ready = asyncio.Event()
-        self._beats: Link
-        self._upkeep: Link
-        self._session: int | None = None
+        self._untold: list[int] = []
+        self._upkeep: Upkeep
 
     async def run(self) -> int:
         """Works until stopped; returns the exit code. Raises the errors of a start that cannot succeed."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
-        await self._check_database()
-        pooled = not self._listens
-        self._beats = Link(self._dsn, name="pgqueue supervisor beats", pooled=pooled)
-        self._upkeep = Link(self._dsn, name="pgqueue supervisor upkeep", pooled=pooled)
+        self._listens = await check_database(self._dsn, self._settings)
+        self._upkeep = Upkeep(
+            dsn=self._dsn, settings=self._settings, queues=self._queues, listens=self._listens, wards=self
+        )
         services = [
-            asyncio.create_task(service) for service in (self._beat(), self._watch(), self._keep_up())
+            asyncio.create_task(service)
+            for service in (self._upkeep.beat(), self._watch(), self._upkeep.keep_up())
         ]
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._settings.processes)]
         keeping: asyncio.Future[Any] = asyncio.gather(*keepers)
@@ -122,7 +113,6 @@ class Supervisor:
                 _signal(child, signal.SIGKILL)  # only after an error: a keeper ends with its child
             for task in (*services, *keepers):
                 task.cancel()
-            await self._beats.close()
             await self._upkeep.close()
         log.info("worker.stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -135,7 +125,10 @@ class Supervisor:
         # Three different ones: two signals of one kind that come close together arrive as one.
         signum = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)[min(self._stops, 3) - 1]
         for child in self._children.values():
-            _signal(child, signum)
+            if signum == signal.SIGKILL:
+                self._kill(child)
+            else:
+                _signal(child, signum)
 
     # Children
 
@@ -160,7 +153,7 @@ class Supervisor:
                 return
             if self._stopping.is_set():
                 return
-            if code == EXIT_REPLACE:
+            if code == EXIT_REPLACE and child.has_left:
                 continue
             log.error(
                 "worker.child_died", worker=child.worker_id, pid=child.process.pid, ended_by=_ended_by(code)
@@ -181,18 +174,8 @@ class Supervisor:
             pass_fds=(board.fd, ready_out),
             start_new_session=True,  # a Ctrl-C in the terminal is for the supervisor, which tells the children
         )
-        register = calls.register(
-            supervisor_id=self._id,
-            host=socket.gethostname(),
-            pid=process.pid,
-            version=__version__,
-            queues=self._queues,
-            concurrency=settings.concurrency,
-            lease=settings.lease,
-            session_lock=self._listens,
-        )
         try:
-            worker_id, _ = await self._beats.persist(register)
+            worker_id = await self._upkeep.register(process.pid)
         except BaseException:
             process.kill()  # it has no orders yet
             raise
@@ -206,6 +189,8 @@ class Supervisor:
             listens=self._listens,
             poll_interval=settings.poll_interval,
             transactional_connections=settings.transactional_connections,
+            block_threshold=settings.block_threshold,
+            task_processes=settings.task_processes,
             board_fd=board.fd,
             ready_fd=ready_out,
             log_format=settings.log_format,
@@ -231,6 +216,13 @@ class Supervisor:
                 queues=self._queues,
                 app=self._app,
             )
+            if self._untold:
+                self.rescued(())
+
+    def _kill(self, child: ChildProcess) -> None:
+        """Ends a child that would not stop."""
+        child.was_killed = True
+        _signal(child, signal.SIGKILL)
 
     async def _outlive(self, child: ChildProcess) -> int:
         """Waits for a child's end and takes back what it held; returns its exit code."""
@@ -242,58 +234,61 @@ class Supervisor:
                 await _either(ended, asyncio.sleep(patience))
                 if not ended.done():
                     log.error("worker.child_killed", worker=child.worker_id, pid=child.process.pid)
-                    _signal(child, signal.SIGKILL)
+                    self._kill(child)
             code = await ended
         finally:
             self._children.pop(child.worker_id, None)
         if not child.ready.done():
             child.ready.cancel()
-        # One that has drained, or that we killed to stop, did not die of a job: all goes back untouched.
-        # And one that was killed for jobs that were over their timeout did not die of the others beside them.
-        unharmed = code in (0, EXIT_REPLACE) or self._stops
-        started = [] if unharmed else child.hung or child.board.started()
-        rescue = asyncio.create_task(self._upkeep.persist(calls.rescue(child.worker_id, started)))
+        blamed, interrupted, cause = _inquest(child, code)
+        rescue = asyncio.create_task(
+            self._upkeep.rescue(child.worker_id, blamed, interrupted=interrupted, cause=cause)
+        )
         if self._stops:
             # On the way out: do not wait for a database that is away, the lease sees to the rest.
             await _either(rescue, 5)
             rescue.cancel()
         else:
-            rescued, _ = await rescue
-            if rescued:
-                log.warning("jobs.rescued", worker=child.worker_id, jobs=rescued, started=len(started))
+            if rescued := await rescue:
+                log.warning("jobs.rescued", worker=child.worker_id, jobs=rescued, started=len(blamed))
         child.board.close()
         return code
 
-    def _poke_children(self) -> None:
-        for child in self._children.values():
-            if child.process.stdin is not None and not child.process.stdin.is_closing():
-                child.process.stdin.write(b"!")
+    # What upkeep asks of it
 
-    def _replace(self, worker_id: int) -> None:
+    def alive(self) -> list[int]:
+        """The workers whose processes are not stopped."""
+        return [child.worker_id for child in self._children.values() if not child.is_stopped]
+
+    def holding(self) -> list[int]:
+        """Those of them that hold jobs."""
+        return [
+            child.worker_id
+            for child in self._children.values()
+            if child.board.in_hand and not child.is_stopped
+        ]
+
+    def lost(self, worker_id: int) -> None:
         """A child that the database knows no more: its jobs belong to others, so it goes at once."""
         child = self._children.get(worker_id)
         if child is not None:
             log.error("worker.declared_dead", worker=worker_id, pid=child.process.pid)
             _signal(child, signal.SIGKILL)
 
-    # Services
+    def look(self) -> None:
+        """Pokes the children."""
+        for child in self._children.values():
+            if child.process.stdin is not None and not child.process.stdin.is_closing():
+                child.process.stdin.write(b"!")
 
-    async def _beat(self) -> None:
-        """Beats for the children that hold jobs; those that hold none get their beat from upkeep."""
-        while True:
-            await asyncio.sleep(self._settings.beat * random.uniform(0.9, 1.0))
-            alive = [
-                child.worker_id
-                for child in self._children.values()
-                if child.board.in_hand and not child.is_stopped
-            ]
-            try:
-                if alive:
-                    await self._hold_session()
-                    for worker_id in await self._beats.run(calls.heartbeat(alive)):
-                        self._replace(worker_id)
-            except OUTAGES as error:
-                report_outage("beats", error)
+    def rescued(self, worker_ids: Sequence[int]) -> None:
+        """Tells one child, or the next one that comes to work: hooks are user code."""
+        self._untold = [*self._untold, *worker_ids][-1000:]
+        for child in self._children.values():
+            if child.was_ready and child.process.stdin is not None and not child.process.stdin.is_closing():
+                child.process.stdin.write(b"".join(b"%d\n" % worker_id for worker_id in self._untold))
+                self._untold.clear()
+                return
 
     async def _watch(self) -> None:
         """Kills a child that cannot end an attempt whose time is over: the handler blocks its loop."""
@@ -305,96 +300,6 @@ class Supervisor:
                     child.hung = overdue
                     log.error("worker.hung", worker=child.worker_id, pid=child.process.pid, job_ids=overdue)
                     _signal(child, signal.SIGKILL)
-
-    async def _hold_session(self) -> None:
-        """Takes the session lock again after each reconnection, before a beat says that we are here."""
-        if self._listens and self._session != self._beats.generation:
-            held = await self._beats.run(calls.hold_session(self._id))
-            self._session = self._beats.generation if held else None
-
-    async def _keep_up(self) -> None:
-        """Rounds of upkeep; whoever leads also proves floors and keeps the partitions."""
-        backoff = Backoff()
-        floors_at = retain_at = 0.0
-        while True:
-            try:
-                await self._hold_session()
-                done = await self._round()
-                now = time.monotonic()
-                if done.floors_due and now >= floors_at:
-                    floors_at = now + FLOORS_SECONDS * 0.95
-                    await self._duty("prove_floors", calls.prove_floors())
-                if done.retain_due and now >= retain_at:
-                    retain_at = now + RETAIN_SECONDS
-                    await self._duty("retain", calls.retain())
-                backoff = Backoff()
-                pause = done.next_seconds * (1.0 if done.led else random.uniform(0.95, 1.05))
-            except OUTAGES as error:
-                report_outage("upkeep", error)
-                pause = backoff.wait()
-            await asyncio.sleep(max(ROUND_SECONDS, pause))
-
-    async def _round(self) -> calls.UpkeepRound:
-        settings = self._settings
-        alive = [child.worker_id for child in self._children.values() if not child.is_stopped]
-        done = await self._upkeep.run(
-            calls.upkeep(
-                supervisor_id=self._id,
-                worker_ids=alive,
-                queues=self._queues,
-                round_seconds=settings.upkeep_interval / 2,
-                overdue_seconds=settings.upkeep_interval,
-            )
-        )
-        for worker_id in done.missing:
-            self._replace(worker_id)
-        if done.look:
-            self._poke_children()
-        if done.rescued:
-            log.warning("jobs.rescued", jobs=done.rescued)
-        for problem in done.problems:
-            log.error("upkeep.problem", problem=problem)
-        return done
-
-    async def _duty(self, name: str, call: calls.Call[Any]) -> None:
-        """One of the leader's calls; its failure stops no other."""
-        try:
-            await self._upkeep.run(call)
-        except DatabaseUnavailable:
-            raise
-        except OUTAGES as error:
-            log.error("upkeep.problem", problem=f"{name}: {safe_text(error, 500)}")
-
-    # Start
-
-    async def _check_database(self) -> None:
-        """Refuses an unknown schema before data is touched, and finds out what the server offers."""
-        connection = await connect(self._dsn, name="pgqueue supervisor", pooled=True)
-        try:
-            (await run(connection, calls.protocol())).check()
-            row = await (await connection.execute("show transaction_isolation")).fetchone()
-        except psycopg.Error as error:
-            if mapped := translate(error):
-                raise mapped from error
-            raise
-        finally:
-            await connection.close()
-        if self._settings.wake == "auto":
-            self._listens = await listen_works(self._dsn)
-            if not self._listens:
-                log.warning(
-                    "wake.poll",
-                    reason="LISTEN is silent on this DSN (a transaction pooler?)",
-                    remedy="give workers a direct DSN, or set wake = 'poll' to say that this is wanted",
-                    poll_interval=self._settings.poll_interval,
-                )
-        else:
-            self._listens = self._settings.wake == "listen"
-        if not self._listens and row and row[0] != "read committed":
-            raise ConfigurationError(
-                f"the default isolation of this role is {row[0]}, and a pooled connection cannot change it: "
-                "alter role … set default_transaction_isolation = 'read committed'"
-            )
 
 
 async def _either(*waited_for: Any) -> None:
@@ -435,7 +340,21 @@ def _signal(child: ChildProcess, signum: int) -> None:
         child.process.send_signal(signum)
 
 
+def _inquest(child: ChildProcess, code: int) -> tuple[list[int], list[int], str | None]:
+    """Which jobs an ended child may have died of, which it had begun otherwise, and how it died."""
+    child.has_left = child.board.has_left
+    if child.has_left or child.was_killed:
+        return [], [], None  # it did not die of a job: all goes back untouched
+    started, apart = child.board.started(), child.board.apart()
+    # One that was killed for jobs over their timeout did not die of those beside them.
+    blamed = [id for id in child.hung if id > 0] or started
+    interrupted = [id for id in (*started, *apart) if id not in set(blamed)]
+    if child.hung:
+        return blamed, interrupted, "was killed because its event loop was blocked beyond a job's timeout"
+    return blamed, interrupted, how_it_ended(code)
+
+
 def _ended_by(code: int) -> str:
     if code < 0:
-        return f"signal {signal.Signals(-code).name}"
+        return f"signal {signal_name(-code)}"
     return f"exit code {code}"

@@ -29,7 +29,7 @@ comment on column pgqueue.ready_jobs.created_at is 'When the job was enqueued.';
 comment on column pgqueue.ready_jobs.lane is '2 * priority (0 first ... 9) + 1, or + 0 when returned by a release or a rescue.';
 comment on column pgqueue.ready_jobs.attempt is 'Attempts made so far; counted at claim.';
 comment on column pgqueue.ready_jobs.max_attempts is 'Attempts after which a failure makes a dead letter.';
-comment on column pgqueue.ready_jobs.crashes is 'How often a worker process died while this job was in its hands.';
+comment on column pgqueue.ready_jobs.crashes is 'How often a worker process died while it ran this job, or may have.';
 comment on column pgqueue.ready_jobs.queue is 'The named line that the job waits in.';
 comment on column pgqueue.ready_jobs.task is 'The registered function, by name.';
 comment on column pgqueue.ready_jobs.args is 'The job''s arguments, one JSON object.';

@@ -21,10 +21,12 @@ create table pgqueue.finished_jobs (
     args         jsonb       not null,
     unique_key   text        collate "C",
     options      jsonb,
-    reason       text
+    reason       text,
+    result       jsonb
 ) partition by range (day);
--- BRIN, not btree: ids grow with time, so a block range holds few of them, and the hot insert pays nothing.
-create index finished_jobs_by_id on pgqueue.finished_jobs using brin (id) with (pages_per_range = 32, autosummarize = on);
+-- BRIN, not btree: ids grow with time, so a block range holds few of them, and the hot insert pays nothing. Either column
+-- can be looked for alone; two in one index cost an insert no more than one.
+create index finished_jobs_by_id on pgqueue.finished_jobs using brin (id, finished_at) with (pages_per_range = 32, autosummarize = on);
 create table pgqueue.finished_jobs_overflow partition of pgqueue.finished_jobs
     for values from (minvalue) to ('2000-01-01');
 
@@ -33,4 +35,5 @@ comment on table  pgqueue.finished_jobs_overflow is 'Endings of a day that had n
 comment on column pgqueue.finished_jobs.finished_at is 'When the job ended.';
 comment on column pgqueue.finished_jobs.day is 'The partition: the UTC day of finished_at, or -infinity in the overflow.';
 comment on column pgqueue.finished_jobs.state is 'completed or cancelled.';
-comment on column pgqueue.finished_jobs.reason is 'Why it was cancelled (discarded, ...); null when completed.';
+comment on column pgqueue.finished_jobs.reason is 'Why it was cancelled (discarded, ...), or why a completed one''s result was not kept; else null.';
+comment on column pgqueue.finished_jobs.result is 'What the handler returned, when its task keeps results; else null.';

@@ -1,5 +1,5 @@
 -- dead: will not be tried again by itself.
--- In: fail with no attempt left or a permanent error, rescue after too many crashes. Out: replay, discard.
+-- In: fail with no attempt left or a permanent error, rescue after too many crashes, or one when on_crash is dead. Out: replay, discard.
 
 create table pgqueue.dead_letters (
     id           bigint      not null,

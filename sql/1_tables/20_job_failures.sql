@@ -11,9 +11,12 @@ create table pgqueue.job_failures (
     error       text        not null,
     message     text        not null,
     traceback   text,
-    fingerprint text        collate "C"
+    fingerprint text        collate "C",
+    dead_reason text        collate "C"
 ) partition by range (day);
+create index job_failures_by_time on pgqueue.job_failures using brin (failed_at) with (pages_per_range = 32, autosummarize = on);
 create index job_failures_by_job on pgqueue.job_failures (job_id);
+create index job_failures_by_crash on pgqueue.job_failures (worker_id) where fingerprint = 'crashed';
 create table pgqueue.job_failures_overflow partition of pgqueue.job_failures
     for values from (minvalue) to ('2000-01-01');
 
@@ -30,3 +33,4 @@ comment on column pgqueue.job_failures.error is 'The class of the error.';
 comment on column pgqueue.job_failures.message is 'The text of the error, made safe and cut.';
 comment on column pgqueue.job_failures.traceback is 'The traceback without local variables, made safe and cut.';
 comment on column pgqueue.job_failures.fingerprint is 'The same for errors that come from the same place.';
+comment on column pgqueue.job_failures.dead_reason is 'The reason of the dead letter that this failure made; null: the job was tried again.';

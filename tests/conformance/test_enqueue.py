@@ -12,6 +12,7 @@ from pgqueue.app import App
 from pgqueue.job import Job
 from pgqueue.retry import Fixed
 from pgqueue.task import Task
+from pgqueue.unique import Unique
 from tests.conformance.kinds import Kind
 from tests.support import release_when_waited_for, wait_until
 
@@ -205,6 +206,23 @@ def test_the_key_of_a_holder_that_rolls_back_goes_to_the_one_who_waited(
     kind.commit()
     assert job.created
     assert seen(observer, task) == [job.id]
+
+
+def test_the_handle_says_what_became_of_the_holder_of_a_key(kind: Kind, task: AnyTask, app: App) -> None:
+    kept, replaced, raised = (
+        task.using(unique=Unique(key="k", on_conflict=policy), priority=2)
+        for policy in ("keep", "replace", "raise_priority")
+    )
+    kind.begin()
+    first = kind.enqueue(task.using(unique_key="k"))
+    jobs = [kind.enqueue(bound) for bound in (kept, replaced, raised, kept)]
+    many = kind.enqueue_many(app, [task.item(), kept.item(n=1), replaced.item(n=2)])
+    kind.commit()
+    assert (first.created, first.outcome) == (True, "created")
+    assert {job.id for job in (*jobs, *many[1:])} == {first.id}
+    assert [job.outcome for job in jobs] == ["kept", "replaced", "raised", "kept"]
+    assert [job.outcome for job in many] == ["created", "kept", "replaced"]
+    assert [job.created for job in many] == [True, False, False]
 
 
 @pytest.mark.parametrize(

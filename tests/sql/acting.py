@@ -17,8 +17,9 @@ from pgqueue import calls
 from pgqueue.drivers import run
 from pgqueue.job import ClaimedJob
 
-STATES = ("ready_jobs", "scheduled_jobs", "running_jobs", "finished_jobs", "dead_letters")
+STATES = ("ready_jobs", "scheduled_jobs", "blocked_jobs", "running_jobs", "finished_jobs", "dead_letters")
 _ROWS = (*STATES, "job_failures", "unique_keys", "queues", "workers", "heartbeats", "sleepers")
+_ROWS += ("cancel_requests", "job_progress", "job_reports", "waiters")
 _FLOORS = ("lane_floors", "floor_proofs")
 
 Row = dict[str, Any]

@@ -294,6 +294,7 @@ def test_a_failure_with_attempts_left_is_scheduled_again(connection: psycopg.Con
         "message": "no",
         "traceback": "at line 1",
         "fingerprint": "f",
+        "dead_reason": None,
     }
 
 
@@ -387,7 +388,9 @@ def test_a_rescue_keeps_the_unique_key(
 ) -> None:
     job = claimed(connection, worker, unique_key="k")
     call(connection, "rescue", worker_id=worker, started=started)
-    assert call(connection, "enqueue", task="t", unique_key="k") == [{"id": job.id, "created": False}]
+    assert call(connection, "enqueue", task="t", unique_key="k") == [
+        {"id": job.id, "created": False, "outcome": "kept"}
+    ]
 
 
 def test_an_ending_frees_no_key_that_another_job_holds_by_now(
@@ -428,7 +431,7 @@ def test_an_ending_finds_its_day_or_the_overflow(connect: Connect, fresh: str, v
 
     for _ in range(6):
         assert ended_in() == f"{parent}_overflow"
-    assert call(connection, "retain") == 16
+    assert call(connection, "retain") == 24
     for _ in range(6):
         assert ended_in() == parent + today
     connection.execute(f"drop table pgqueue.{parent}{today}")
@@ -485,21 +488,88 @@ def test_a_rescue_takes_the_worker_away_and_nobody_elses_jobs(
     assert call(connection, "rescue", worker_id=-1) == 0
 
 
-@pytest.mark.parametrize("max_attempts", [1, 2, 9])
-def test_after_three_crashes_a_job_is_dead(connection: psycopg.Connection, max_attempts: int) -> None:
+@pytest.mark.parametrize(("max_attempts", "starts"), [(1, 4), (2, 4), (4, 4), (9, 9)])
+@pytest.mark.parametrize("is_known", [True, False], ids=["it had started", "not known"])
+def test_a_job_that_always_crashes_starts_at_most_three_times_more_than_it_has_attempts(
+    connection: psycopg.Connection, max_attempts: int, starts: int, is_known: bool
+) -> None:
     id = enqueue(connection, max_attempts=max_attempts, unique_key="k")
-    for crash in (1, 2, 3):
+    for start in range(1, starts + 1):
+        assert row_of(connection, id)["table"] == "ready_jobs"
         worker = register(connection)
         (job,) = claim(connection, worker)
-        # a crash alone never uses up the last attempt, for it may be another job's fault
+        # the first three never use up the last attempt, for they may be another job's fault
         assert job.attempt <= max_attempts
-        assert job.crashes == crash - 1
-        call(connection, "rescue", worker_id=worker, started=[job.id])
+        assert job.crashes == start - 1
+        call(connection, "rescue", worker_id=worker, started=[id] if is_known else None)
     letter = row_of(connection, id)
-    assert (letter["table"], letter["reason"], letter["crashes"]) == ("dead_letters", "crashed", 3)
-    assert letter["error"] == "pgqueue.Crashed"
-    assert [error["error"] for error in letter["errors"]] == ["pgqueue.Crashed"] * 3
+    assert (letter["table"], letter["reason"], letter["crashes"]) == ("dead_letters", "crashed", starts)
+    assert (letter["error"], letter["attempt"]) == ("pgqueue.Crashed", max_attempts)
+    assert [error["error"] for error in letter["errors"]] == ["pgqueue.Crashed"] * starts
     assert count(connection, "unique_keys") == 0
+
+
+def test_what_was_interrupted_goes_back_untouched_and_the_reason_is_kept(
+    connection: psycopg.Connection, worker: int
+) -> None:
+    jobs = [claimed(connection, worker, max_attempts=1) for _ in range(3)]
+    guilty, beside, waiting = (job.id for job in jobs)
+    done = call(
+        connection,
+        "rescue",
+        worker_id=worker,
+        started=[guilty],
+        interrupted=[beside],
+        cause="was killed by SIGSEGV",
+    )
+    assert done == 3
+    found = {id: row_of(connection, id) for id in (guilty, beside, waiting)}
+    assert {row["table"] for row in found.values()} == {"ready_jobs"}
+    assert {id: (row["attempt"], row["crashes"]) for id, row in found.items()} == {
+        guilty: (0, 1),  # given back, for it was the last
+        beside: (0, 0),
+        waiting: (0, 0),
+    }
+    failures = {row["job_id"]: row["message"] for row in rows(connection, "job_failures")}
+    assert failures == {
+        guilty: "while it ran this job the worker process was killed by SIGSEGV",
+        beside: "the worker process was killed by SIGSEGV; this job is not to blame",
+    }
+
+
+@pytest.mark.parametrize(
+    ("started", "interrupted", "state"),
+    [
+        (None, [], "dead_letters"),
+        ([0], [], "dead_letters"),
+        ([], [0], "dead_letters"),
+        ([], [], "ready_jobs"),
+    ],
+    ids=["not known", "it had started", "interrupted", "not started"],
+)
+def test_on_crash_dead_is_dead_when_it_may_have_started(
+    connection: psycopg.Connection,
+    worker: int,
+    started: list[int] | None,
+    interrupted: list[int],
+    state: str,
+) -> None:
+    job = claimed(connection, worker, max_attempts=9, options='{"on_crash": "dead"}', unique_key="k")
+    ids = [job.id]
+    call(
+        connection,
+        "rescue",
+        worker_id=worker,
+        started=None if started is None else [ids[n] for n in started],
+        interrupted=[ids[n] for n in interrupted],
+    )
+    row = row_of(connection, job.id)
+    assert row["table"] == state
+    if state == "dead_letters":
+        assert (row["reason"], row["attempt"], len(row["errors"])) == ("crashed", 1, 1)
+        assert count(connection, "unique_keys") == 0
+    else:
+        assert (row["attempt"], row["crashes"]) == (0, 0)
 
 
 def test_a_job_whose_last_attempt_crashed_has_one_more(connection: psycopg.Connection) -> None:
@@ -601,7 +671,9 @@ def test_a_replay_of_what_is_not_dead_does_nothing(connection: psycopg.Connectio
 def test_a_replay_takes_the_unique_key_again(connection: psycopg.Connection, worker: int) -> None:
     id = dead(connection, worker, unique_key="k")
     assert call(connection, "replay", ids=[id]) == [id]
-    assert call(connection, "enqueue", task="t", unique_key="k") == [{"id": id, "created": False}]
+    assert call(connection, "enqueue", task="t", unique_key="k") == [
+        {"id": id, "created": False, "outcome": "kept"}
+    ]
 
 
 def test_a_letter_whose_unique_key_is_held_stays(connection: psycopg.Connection, worker: int) -> None:

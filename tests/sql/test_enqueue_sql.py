@@ -192,7 +192,7 @@ _DELAY = "PQ001", "Seconds, from 0 to ten years."
 _RUN_AT = "PQ001", "At most 100 years ahead."
 _KEY = "PQ001", "From 1 to 255 characters."
 _ARGS = "PQ003", 'Name each argument: {"user_id": 7}.'
-_OPTIONS = "PQ001", "Keys: tags, metadata, retry."
+_OPTIONS = "PQ001", "Keys: tags, metadata, retry, unique."
 
 REFUSED: list[tuple[dict[str, Any], str, tuple[str, str]]] = [
     ({"task": None}, "task: NULL is not a name", _NAME),
@@ -394,7 +394,7 @@ def test_a_bulk_says_for_each_job_whether_it_was_created(connection: psycopg.Con
 def test_a_held_key_leads_to_its_job(connection: psycopg.Connection, key: str, delay: int | None) -> None:
     first = call(connection, "enqueue", task="t", delay=delay, **{key: "k"})
     again = call(connection, "enqueue", task="t", args={"other": 1}, **{key: "k"})
-    assert again == [{"id": first[0]["id"], "created": False}]
+    assert again == [{"id": first[0]["id"], "created": False, "outcome": "kept"}]
     assert count(connection, "ready_jobs", "scheduled_jobs") == 1
 
 
@@ -422,7 +422,9 @@ def test_an_idempotency_key_is_held_after_its_job_has_ended(connection: psycopg.
     first = enqueue(connection, idempotency_key="k")
     (job,) = claim(connection, worker)
     call(connection, "complete", ids=[job.id], leases=[job.lease])
-    assert call(connection, "enqueue", task="t", idempotency_key="k") == [{"id": first, "created": False}]
+    assert call(connection, "enqueue", task="t", idempotency_key="k") == [
+        {"id": first, "created": False, "outcome": "kept"}
+    ]
 
 
 def test_an_idempotency_key_is_held_for_24_hours(connection: psycopg.Connection) -> None:
@@ -442,7 +444,9 @@ def test_an_idempotency_key_is_held_for_24_hours(connection: psycopg.Connection)
 def test_with_both_keys_the_idempotency_key_is_asked_first(connection: psycopg.Connection) -> None:
     first = enqueue(connection, idempotency_key="i")
     both = {"unique_key": "u", "idempotency_key": "i"}
-    assert call(connection, "enqueue", task="t", **both) == [{"id": first, "created": False}]
+    assert call(connection, "enqueue", task="t", **both) == [
+        {"id": first, "created": False, "outcome": "kept"}
+    ]
     assert enqueue(connection, unique_key="u") != first  # "u" was not taken on the way
 
 
@@ -453,17 +457,17 @@ def test_with_both_keys_an_unfinished_holder_is_remembered_as_the_answer(
     def again() -> list[dict[str, Any]]:
         if many:
             ids, created = enqueue_many(connection, [{"task": "t", **both}])
-            return [{"id": ids[0], "created": created[0]}]
+            return [{"id": ids[0], "created": created[0], "outcome": "kept"}]
         answer: list[dict[str, Any]] = call(connection, "enqueue", task="t", **both)
         return answer
 
     holder = enqueue(connection, unique_key="u")
     both = {"unique_key": "u", "idempotency_key": "i"}
-    assert again() == [{"id": holder, "created": False}]
+    assert again() == [{"id": holder, "created": False, "outcome": "kept"}]
     (job,) = claim(connection, register(connection))
     call(connection, "complete", ids=[job.id], leases=[job.lease])
     # the same enqueue, repeated, means the same job, though "u" is free by now
-    assert again() == [{"id": holder, "created": False}]
+    assert again() == [{"id": holder, "created": False, "outcome": "kept"}]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -498,7 +502,7 @@ def test_an_enqueue_waits_for_an_uncommitted_holder_and_follows_its_end(
             assert answer["id"] != held
             connection.execute("delete from pgqueue.unique_keys")
         else:
-            assert answer == {"id": held, "created": False}
+            assert answer == {"id": held, "created": False, "outcome": "kept"}
 
 
 @pytest.mark.parametrize(
@@ -543,7 +547,7 @@ def test_above_read_committed_a_key_taken_after_the_snapshot_asks_for_a_retry(
             enqueue(old, **{key: "k"})
     assert count(connection, "ready_jobs") == 1
     # the retry sees the holder, whose row is older than its snapshot
-    assert call(old, "enqueue", task="t", **{key: "k"}) == [{"id": held, "created": False}]
+    assert call(old, "enqueue", task="t", **{key: "k"}) == [{"id": held, "created": False, "outcome": "kept"}]
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -558,7 +562,7 @@ def test_bulks_that_share_keys_in_different_orders_do_not_deadlock(
 def test_a_careless_bulk_that_takes_keys_in_the_order_given_deadlocks(
     connect: Connect, connection: psycopg.Connection, beside: Callable[..., Future[Any]], key: str
 ) -> None:
-    careless = (f"order by j.task, j.{key}, j.n", "order by j.n")
+    careless = (f"order by j.task, j.{key}, ", "order by ")
     with sabotaged(connection, "enqueue_many", careless), pytest.raises(psycopg.errors.DeadlockDetected):
         _two_bulks(connect, beside, keyed(key, "a", "m", "z"), keyed(key, "z", "m", "a"), {key: "m"})
 

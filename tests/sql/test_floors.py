@@ -671,6 +671,26 @@ def test_an_enqueue_that_is_overtaken_by_its_own_due_time_is_ready_not_scheduled
         assert row_of(connection, late.result())["table"] == "ready_jobs"
 
 
+def test_after_the_clock_was_set_back_jobs_below_the_mark_are_promoted(
+    connection: psycopg.Connection,
+) -> None:
+    prove(connection, 2)
+    # what the clock said before it was set back
+    connection.execute(
+        "update pgqueue.floor_proofs set proven_run_at = now() + interval '1 h', next_run_at = now() + interval '1 h' "
+        "where subject = 'scheduled_jobs'"
+    )
+    job = enqueue(connection, delay=60)
+    connection.execute("update pgqueue.scheduled_jobs set run_at = clock_timestamp()")
+    assert call(connection, "promote", max_jobs=10) == 1
+    assert row_of(connection, job)["table"] == "ready_jobs"
+    prove(connection, 2)
+    assert scalar(
+        connection,
+        "select proven_run_at <= clock_timestamp() from pgqueue.floor_proofs where subject = 'scheduled_jobs'",
+    )
+
+
 def test_after_another_server_start_the_mark_begins_anew(connection: psycopg.Connection) -> None:
     """The clock of a standby that was promoted may be behind the one that proved the mark."""
     prove(connection, 2)

@@ -185,6 +185,15 @@ def hot_statements(session: psycopg.Connection) -> dict[str, Callable[[], Any]]:
         "complete": lambda: call(session, "complete", ids=ids, leases=ids),
         "complete one": lambda: call(session, "complete", ids=ids[:1], leases=ids[:1]),
         "complete late": lambda: call(session, "complete", ids=ids, leases=[-1] * len(ids)),
+        "complete with results": lambda: call(
+            session, "complete_with_results", completions=Jsonb([{"id": id, "lease": id} for id in ids])
+        ),
+        "note progress": lambda: call(
+            session, "note_progress", notes=Jsonb([{"id": id, "lease": id, "progress": {}} for id in ids])
+        ),
+        "note reports": lambda: call(
+            session, "note_reports", reports=Jsonb([{"id": id, "lease": id, "lines": []} for id in ids])
+        ),
         "fail": lambda: call(session, "fail", failures=failures),
         "snooze": lambda: call(session, "snooze", ids=ids, leases=ids, delays=[5.0] * len(ids)),
         "release": lambda: call(session, "release", ids=ids, leases=ids),
@@ -207,6 +216,9 @@ NAMES = [
     "complete",
     "complete one",
     "complete late",
+    "complete with results",
+    "note progress",
+    "note reports",
     "fail",
     "snooze",
     "release",
@@ -272,7 +284,15 @@ def test_a_hot_statement_keeps_to_its_index(full: psycopg.Connection, name: str)
     statement = hot_statements(full)[name]
     with told(full) as statements, full.transaction(force_rollback=True):
         done = statement()
-    if name in ("claim", "complete", "fail", "snooze", "release", "claim at the cursors"):
+    if name in (
+        "claim",
+        "complete",
+        "complete with results",
+        "fail",
+        "snooze",
+        "release",
+        "claim at the cursors",
+    ):
         assert len(done) == ASKED
     if name == "promote":
         assert done == ASKED

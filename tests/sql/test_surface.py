@@ -185,7 +185,7 @@ def test_no_table_has_a_trigger_a_rule_or_a_policy(connection: psycopg.Connectio
     assert connection.execute(found).fetchall() == []
 
 
-NEED_COLUMNS = ("fall_asleep", "take_keys")
+NEED_COLUMNS = ("fall_asleep",)
 """Whose parameters are called like columns of an `on conflict (…)`, which cannot be qualified."""
 
 
@@ -204,20 +204,28 @@ def test_no_variable_hides_behind_a_column(connect: Connect, fresh: str) -> None
     enqueue(connection, delay=5, **keys)
     enqueue_many(connection, [keys, keys | {"idempotency_key": "j"}])
     worker = register(connection, lease=0)
-    for crashes in (0, 2):
-        connection.execute("update pgqueue.ready_jobs set crashes = %s", [crashes])
+    for crashes in (0, 3):
+        connection.execute(
+            "update pgqueue.ready_jobs set crashes = %s, attempt = max_attempts - 1", [crashes]
+        )
         assert claim(connection, worker, 1)
     call(connection, "fall_asleep", worker_id=worker, queues=["default"])
     connection.execute("update pgqueue.leadership set led_at = clock_timestamp(), supervisor_id = 5")
     rounds = {"worker_ids": [], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
     assert call(connection, "upkeep", supervisor_id=5, **rounds)[0]["problems"] == []
     call(connection, "rescue", worker_id=worker)
+    assert call(connection, "crashed_jobs", worker_ids=[worker])
     dead = [letter["id"] for letter in call(connection, "find_dead", of_queue="default", max_rows=9)]
     assert (
         len(call(connection, "replay", ids=dead[:1])) == len(call(connection, "discard", ids=dead[1:])) == 1
     )
     call(connection, "pause", queue="default")
     call(connection, "resume", queue="default")
+    assert call(connection, "travel", seconds=3600) >= 0
+    call(connection, "find_waiting", of_queue="default")
+    found = [row["id"] for row in call(connection, "find_jobs", of_queue="default")]
+    assert len(call(connection, "look", ids=found)) == len(found) > 1
+    assert len(call(connection, "job_record", id=found[0])) == 1
 
 
 # Who may do what --------------------------------------------------------------------------------------
@@ -240,7 +248,19 @@ def test_no_role_has_a_right_on_a_table_or_a_sequence(connection: psycopg.Connec
             assert relation["grants"] == [], relation["relname"]
 
 
-def test_a_producer_can_enqueue_and_nothing_else(
+PRODUCERS = (
+    "enqueue",
+    "enqueue_many",
+    "look",
+    "wait_for",
+    "endings_under_way",
+    "events_horizon",
+    "read_events",
+    "protocol",
+)
+
+
+def test_a_producer_can_enqueue_and_look_and_nothing_else(
     as_role: dict[str, psycopg.Connection], connection: psycopg.Connection
 ) -> None:
     producer = as_role["pgqueue_producer"]
@@ -253,8 +273,11 @@ def test_a_producer_can_enqueue_and_nothing_else(
     asleep = {"worker_id": worker, "queues": ["default"]}
     call(connection, "fall_asleep", **asleep)
     enqueue(producer)  # notifies
+    assert [row["state"] for row in call(producer, "look", ids=[enqueue(producer)])] == ["ready"]
+    call(producer, "wait_for", ids=[1], channel="pgqueue_wait_0123456789abcdef")
+    assert call(producer, "endings_under_way") == []
     for verb in vars(calls).values():
-        if isinstance(verb, calls.Verb) and verb.function not in ("enqueue", "enqueue_many", "protocol"):
+        if isinstance(verb, calls.Verb) and verb.function not in PRODUCERS:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 producer.execute(verb.sql("format"), [None] * len(verb.parameters))
     _sees_no_table(producer, connection, views=False)
@@ -327,7 +350,16 @@ def whole_life(connection: psycopg.Connection) -> None:
     enqueue_many(connection, [{"task": "t", "unique_key": str(n)} for n in range(5)])
     jobs = claim(connection, worker, 5)
     ids, leases = [job.id for job in jobs], [job.lease for job in jobs]
+    told = [{"id": ids[0], "lease": leases[0], "progress": {"done": 1}, "lines": []}]
+    call(connection, "note_progress", notes=Jsonb(told))
+    call(connection, "note_reports", reports=Jsonb(told))
+    call(connection, "wait_for", ids=ids, channel="pgqueue_wait_0123456789abcdef")
+    assert call(connection, "endings_under_way") == []
     assert call(connection, "complete", ids=ids[:1], leases=leases[:1]) == ids[:1]
+    assert len(call(connection, "look", ids=ids)) == len(ids)
+    (horizon,) = call(connection, "events_horizon")
+    place = {"after_at": "2020-01-01", "after_id": 0, "after_attempt": 0}
+    assert call(connection, "read_events", **place, until=horizon["until"])
     assert call(connection, "snooze", ids=ids[1:2], leases=leases[1:2], delays=[5.0]) == ids[1:2]
     assert call(connection, "release", ids=ids[2:3], leases=leases[2:3]) == ids[2:3]
     failure = {"id": ids[3], "lease": leases[3]}

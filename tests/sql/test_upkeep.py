@@ -238,7 +238,8 @@ def test_a_silent_worker_is_rescued_after_its_lease_and_not_before(connection: p
     assert keep_up(connection).rescued == 0
     led(connection)
     beaten(connection, silent, ago=1.2)
-    assert keep_up(connection).rescued == 1
+    done = keep_up(connection)
+    assert (done.rescued, done.rescued_workers) == (1, [silent])
     assert row_of(connection, lost.id)["table"] == "ready_jobs"
     assert row_of(connection, kept.id)["table"] == "running_jobs"
     assert [row["id"] for row in rows(connection, "workers")] == [alive]
@@ -471,14 +472,14 @@ def test_a_worker_that_cannot_be_rescued_is_a_problem_and_stops_nothing_else(
 
 # Retain -----------------------------------------------------------------------------------------------
 
-PARTITIONS = "select count(*) from pg_inherits where inhparent = any('{pgqueue.finished_jobs,pgqueue.job_failures}'::regclass[])"
+PARTITIONS = "select count(*) from pg_inherits where inhparent = any('{pgqueue.finished_jobs,pgqueue.job_failures,pgqueue.job_reports}'::regclass[])"
 
 
 def test_retain_makes_today_and_a_week_ahead_once(connect: Connect, fresh: str) -> None:
     connection = connect(fresh)
     before = scalar(connection, PARTITIONS)
-    assert [call(connection, "retain") for _ in range(2)] == [16, 0]
-    assert scalar(connection, PARTITIONS) == before + 16
+    assert [call(connection, "retain") for _ in range(2)] == [24, 0]
+    assert scalar(connection, PARTITIONS) == before + 24
     connection.execute(
         "drop table pgqueue.job_failures"
         + scalar(connection, "select to_char(now() at time zone 'UTC' + interval '3 d', '_YYYYMMDD')")
@@ -507,7 +508,7 @@ def test_partitions_have_the_indexes_and_columns_of_their_parent(connect: Connec
 
 def test_two_retains_at_once_make_each_partition_once(connect: Connect, fresh: str) -> None:
     one, two, observer = connect(fresh, autocommit=False), connect(fresh), connect(fresh)
-    assert call(one, "retain") == 16
+    assert call(one, "retain") == 24
     with release_when_waited_for(observer, pid(two), one.commit):
         assert call(two, "retain") == 0
 
@@ -517,7 +518,7 @@ def test_retain_does_not_wait_for_a_reader_nor_the_reader_for_it(connect: Connec
     reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     jobs = "select count(*) from pgqueue_bi.jobs"
     assert scalar(reader, jobs) == 0
-    assert call(keeper, "retain") == 16
+    assert call(keeper, "retain") == 24
     assert scalar(reader, jobs) == 0
     finished = claimed(keeper, register(keeper))
     assert call(keeper, "complete", ids=[finished.id], leases=[finished.lease])
@@ -540,7 +541,7 @@ def test_a_careless_retain_with_create_partition_of_waits_for_the_reader(
 def test_endings_go_on_beside_a_retain_that_takes_its_time(connect: Connect, fresh: str) -> None:
     keeper, worker = connect(fresh, autocommit=False), connect(fresh, settings="-c lock_timeout=1s")
     job, other = [claimed(worker, register(worker)) for _ in range(2)]
-    assert call(keeper, "retain") == 16
+    assert call(keeper, "retain") == 24
     assert call(worker, "complete", ids=[job.id], leases=[job.lease]) == [job.id]
     assert call(worker, "fail", failures=psycopg.types.json.Jsonb([{"id": other.id, "lease": other.lease}]))
     keeper.commit()
@@ -558,7 +559,7 @@ def test_an_ending_that_found_no_partition_lands_though_one_is_made_meanwhile(
         with stopped(keeper):
             ending = beside(call, worker, "complete", ids=[job.id], leases=[job.lease])
             wait_for_lock_wait(observer, pid(worker))
-            assert call(keeper, "retain") == 16
+            assert call(keeper, "retain") == 24
         assert ending.result() == [job.id]
     assert row_of(keeper, job.id)["day"] is None  # -infinity: the overflow
 

@@ -8,7 +8,7 @@ a comment has to give none.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, assert_type
 
 import asyncpg
@@ -63,6 +63,23 @@ def anything(data: Any, times: int = 1) -> None: ...
 
 @app.task(queue="email")
 def any_object(data: object) -> None: ...
+
+
+@app.batch_task(size=10, wait="50ms", queue="index", timeout="30s")
+async def index(jobs: list[pgqueue.BatchJob[int]]) -> None:
+    assert_type(jobs[0].item, int)
+
+
+def items_of_a_batch_task(connection: psycopg.Connection) -> None:
+    assert_type(index.enqueue(connection, 7), Job)
+    index.using(priority=0).enqueue(connection, 7)
+    index.enqueue(connection, "7")  # E: call-overload / reportCallIssue, reportArgumentType
+    index.enqueue(connection)  # E: call-overload / reportCallIssue
+    app.enqueue_many(connection, [index.item(7)])
+
+
+@app.batch_task(size=10)  # E: arg-type / reportArgumentType
+async def takes_one(job: pgqueue.BatchJob[int]) -> None: ...
 
 
 def targets_sync(
@@ -182,3 +199,86 @@ def definitions() -> None:
     app.task(retry=3)  # E: call-overload / reportArgumentType
     pgqueue.Retry(after="5m")
     pgqueue.Snooze()  # E: call-arg / reportCallIssue
+
+
+class Mailer: ...
+
+
+@app.task
+async def mail(user_id: int, mailer: Mailer = pgqueue.PROVIDED) -> None:
+    assert_type(mailer, Mailer)
+
+
+@app.task
+def mail_with_context(ctx: Context, user_id: int, *, mailer: Mailer = pgqueue.PROVIDED) -> None: ...
+
+
+@app.provide
+def make_mailer() -> Mailer:
+    return Mailer()
+
+
+@app.provide(scope="worker")
+async def open_session(mailer: Mailer) -> Session:
+    return Session()
+
+
+def what_is_provided_is_not_asked_for(connection: psycopg.Connection) -> None:
+    assert_type(mail.enqueue(connection, user_id=7), Job)
+    mail.enqueue(connection, 7)
+    mail.enqueue(connection)  # E: call-overload / reportCallIssue
+    mail.enqueue(connection, user_id=7, mailer=7)  # E: call-overload / reportCallIssue, reportArgumentType
+    mail.enqueue(connection, user_id=7, mailer=Mailer())  # neither checker sees this one; it is refused at the call
+    mail_with_context.enqueue(connection, user_id=7)
+    mail_with_context.enqueue(connection)  # E: call-overload / reportCallIssue
+    app.enqueue(mail.using(delay=5), user_id=7)
+    assert_type(make_mailer(), Mailer)
+    app.provide(make_mailer, scope="request")  # E: call-overload / reportArgumentType
+    with app.override(Mailer, Mailer()):
+        pass
+
+
+@app.on("failed")
+def count(event: pgqueue.hooks.Failed) -> None:
+    assert_type(event.error.message, str)
+    assert_type(event.retry_in, float | None)
+    print(event.no_such_thing)  # E: attr-defined / reportAttributeAccessIssue
+
+
+@mail.on("dead")
+async def alert(event: pgqueue.hooks.Dead) -> None:
+    assert_type(event.reason, str)
+
+
+@app.on("succeeded")
+@app.on("rescued")
+@mail.on("cancelled")
+def any_attempt(event: pgqueue.hooks.AttemptEvent) -> None:
+    assert_type(event.attempt, int)
+
+
+def hooks() -> None:
+    count(alert)  # E: arg-type / reportArgumentType
+    app.on("dead")(count)  # E: type-var / reportArgumentType
+    app.on("enqueued")(alert)  # E: type-var / reportArgumentType
+    app.on("enqueue")  # E: call-overload / reportCallIssue, reportArgumentType
+    with_context.on("started")(any_attempt)
+
+
+@app.middleware
+async def timed(ctx: Context, call_next: pgqueue.middleware.CallNext) -> Any:
+    return await call_next()
+
+
+def timed_sync(ctx: Context, call_next: Callable[[], Any]) -> Any:
+    return call_next()
+
+
+def not_middleware(ctx: Context) -> None: ...
+
+
+def middleware() -> None:
+    app.middleware(timed, timed_sync)
+    app.middleware(not_middleware)  # E: type-var / reportArgumentType
+    app.task(middleware=[timed, timed_sync])
+    app.task(middleware=[not_middleware])  # E: list-item / reportArgumentType

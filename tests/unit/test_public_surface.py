@@ -14,21 +14,30 @@ import pgqueue
 
 def test_the_public_names_are_these() -> None:
     assert pgqueue.__all__ == [
+        "PROVIDED",
         "App",
+        "BatchJob",
         "Cancel",
         "Context",
         "Custom",
+        "Event",
         "Exponential",
         "Fail",
         "Fibonacci",
         "Fixed",
         "Job",
+        "JobInfo",
         "JobState",
         "Linear",
+        "Progress",
         "Retry",
         "Snooze",
+        "Unique",
+        "Worker",
         "__version__",
         "errors",
+        "hooks",
+        "middleware",
     ]
     for name in pgqueue.__all__:
         assert hasattr(pgqueue, name)
@@ -42,6 +51,7 @@ def test_the_public_names_are_these() -> None:
         "encoding",
         "error_text",
         "retry",
+        "unique",
         "settings",
         "context",
         "options",
@@ -49,6 +59,7 @@ def test_the_public_names_are_these() -> None:
         "task",
         "bulk",
         "app",
+        "testing.matching",
     ],
 )
 def test_the_examples_run(module: str) -> None:

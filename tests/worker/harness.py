@@ -214,9 +214,10 @@ class Worker:
         *arguments: str,
         app: str = "tests.worker.tasks:app",
         cwd: Path = REPOSITORY,
+        code: str = _RUN,
         **settings: Any,
     ):
-        """`settings` become PGQUEUE_* variables, over `QUICK`."""
+        """`settings` become PGQUEUE_* variables, over `QUICK`; `code` is run instead of the command."""
         given = {f"PGQUEUE_{name.upper()}": str(value) for name, value in settings.items()}
         environment = _ENVIRONMENT | QUICK | given
         environment |= {"TESTS_WORKER_FOLDER": str(folder), "PYTHONPATH": str(REPOSITORY)}
@@ -229,7 +230,7 @@ class Worker:
         self.started_at = time.monotonic()
         self.ended_at: float | None = None
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _RUN, "worker", app, *arguments],
+            [sys.executable, "-W", "error", "-c", code, "worker", app, *arguments],
             cwd=cwd,
             env=environment,
             stdin=subprocess.DEVNULL,

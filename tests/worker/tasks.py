@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -159,6 +160,29 @@ def hold_gil(ctx: pgqueue.Context, seconds: int) -> None:
     """Keeps the interpreter's lock as one long regex match does, but for a known time: PyDLL does not let go."""
     with noted(ctx):
         ctypes.PyDLL(None).sleep(seconds)
+
+
+@app.task
+async def block_loop_first(ctx: pgqueue.Context, seconds: float) -> None:
+    """Blocks when it starts for the first time; runs through after that."""
+    with noted(ctx):
+        if is_first(ctx):
+            time.sleep(seconds)  # noqa: ASYNC251
+
+
+@app.task
+async def backtrack(ctx: pgqueue.Context, length: int) -> None:
+    """A regular expression that takes twice as long with each letter more, and holds the interpreter's lock."""
+    with noted(ctx):
+        re.match(r"(a+)+$", "a" * length + "b")
+
+
+@app.task
+def backtrack_sync(ctx: pgqueue.Context, length: int) -> None:
+    """Goes on for a moment after it: whoever looks needs the lock too, and may come late."""
+    with noted(ctx):
+        re.match(r"(a+)+$", "a" * length + "b")
+        time.sleep(0.5)
 
 
 # What they see

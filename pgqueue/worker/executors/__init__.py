@@ -1,5 +1,5 @@
-"""Where a handler runs: in the loop (async), in a thread (sync), or inside a transaction of either kind.
+"""Where a handler runs: in the loop (async), in a thread or in a process of its own (sync), or inside a transaction.
 
-An executor is awaited with a job and its decoded args, and raises what the handler raises. Child processes
-come as a third one.
+An executor is awaited and gives what the handler returns, or raises what it raises; a process, which has the handler's
+exception and not we, says how the attempt has ended.
 """

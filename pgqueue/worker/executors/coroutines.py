@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import Context
 from typing import Any
 
@@ -42,13 +42,13 @@ class InContext:
                 return finished.value
 
 
-def run_in(coroutine: Coroutine[Any, Any, Any], context: Context) -> Awaitable[Any] | None:
-    """Runs the first step of a coroutine in `context`; None when that was all, else what is to be awaited.
+def run_in(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
+    """Runs the first step of a coroutine in `context`; what it returned, or an `InContext` that has to be awaited.
 
     Most handlers that a queue is measured by never suspend, and many real ones seldom do.
     """
     try:
         first = context.run(coroutine.send, None)
-    except StopIteration:
-        return None
+    except StopIteration as finished:
+        return finished.value
     return InContext(coroutine, context, first)

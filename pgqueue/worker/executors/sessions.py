@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
-from sqlalchemy import create_engine
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from pgqueue.drivers import run
 from pgqueue.job import ClaimedJob
+from pgqueue.task import Task
 from pgqueue.worker.executors.transactional import completion, fence
 
 
@@ -33,29 +34,42 @@ class Sessions:
         self._engine = create_engine("postgresql+psycopg://", creator=connect_sync, **pool)
         self._async_engine = create_async_engine("postgresql+psycopg://", async_creator=connect, **pool)
 
-    async def in_async_session(self, job: ClaimedJob, handler: Callable[[Any], Awaitable[Any]]) -> None:
+    async def in_async_session(
+        self, task: Task[..., Any], job: ClaimedJob, handler: Callable[[Any], Awaitable[Any]]
+    ) -> None:
         """Runs `handler` with an `AsyncSession`, and completes `job` in its transaction."""
-        async with (
-            self._async_engine.connect() as connection,
-            connection.begin(),
-            AsyncSession(bind=connection, join_transaction_mode="rollback_only") as session,
-        ):
-            await handler(session)
-            await session.flush()
-            fence(job, await run(connection, completion(job)))
+        async with self._async_engine.connect() as connection, connection.begin():
+            await work_async(connection, task, job, handler)
 
-    def in_session(self, job: ClaimedJob, handler: Callable[[Any], Any]) -> None:
+    def in_session(self, task: Task[..., Any], job: ClaimedJob, handler: Callable[[Any], Any]) -> None:
         """Runs `handler` with a `Session`, and completes `job` in its transaction."""
-        with (
-            self._engine.connect() as connection,
-            connection.begin(),
-            Session(bind=connection, join_transaction_mode="rollback_only") as session,
-        ):
-            handler(session)
-            session.flush()
-            fence(job, run(connection, completion(job)))
+        with self._engine.connect() as connection, connection.begin():
+            work(connection, task, job, handler)
 
     async def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
         await self._async_engine.dispose()
+
+
+async def work_async(
+    connection: AsyncConnection,
+    task: Task[..., Any],
+    job: ClaimedJob,
+    handler: Callable[[Any], Awaitable[Any]],
+) -> None:
+    """Runs `handler` with an `AsyncSession` in the transaction of `connection`, and completes `job` in it."""
+    async with AsyncSession(bind=connection, join_transaction_mode="rollback_only") as session:
+        completing = completion(job, task, await handler(session))
+        await session.flush()
+        fence(job, await run(connection, completing))
+
+
+def work(
+    connection: Connection, task: Task[..., Any], job: ClaimedJob, handler: Callable[[Any], Any]
+) -> None:
+    """Runs `handler` with a `Session` in the transaction of `connection`, and completes `job` in it."""
+    with Session(bind=connection, join_transaction_mode="rollback_only") as session:
+        completing = completion(job, task, handler(session))
+        session.flush()
+        fence(job, run(connection, completing))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any
 
 _Work = tuple["asyncio.Future[tuple[Any, BaseException | None]]", Context, Callable[[], Any]]
@@ -55,6 +56,12 @@ class Threads:
     def unanswered(self) -> int:
         """Jobs that are in a thread or on their way to or from one."""
         return self._unanswered
+
+    def busy(self, frames: Mapping[int, FrameType]) -> list[int]:
+        """The idents of those threads that run a function, by what `sys._current_frames()` gave."""
+        idle = Threads._serve.__code__  # that of `SimpleQueue.get` has no frame
+        idents = [thread.ident for thread in self._threads if thread.ident is not None]
+        return [id for id in idents if id in frames and frames[id].f_code is not idle]
 
     def _serve(self) -> None:
         while (work := self._work.get()) is not None:

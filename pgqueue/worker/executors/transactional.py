@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from pgqueue.drivers import run
 from pgqueue.errors import DatabaseUnavailable, LeaseLost, PgqueueError
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
+from pgqueue.worker.decide import completions_json, keep
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.link import KEEPALIVES
 
@@ -61,18 +62,32 @@ class Transactions:
             try:
                 match task.is_async, task.connection_type:
                     case True, psycopg.AsyncConnection:
-                        await self._in_connection(job, handler)
+                        await self._in_connection(task, job, handler)
                     case True, _:
-                        await self._sqlalchemy().in_async_session(job, handler)
+                        await self._sqlalchemy().in_async_session(task, job, handler)
                     case _, psycopg.Connection:
-                        await self._threads.run(context, partial(self._in_sync_connection, job, handler))
+                        await self._threads.run(
+                            context, partial(self._in_sync_connection, task, job, handler)
+                        )
                     case _:
                         within = self._sqlalchemy().in_session
-                        await self._threads.run(context, partial(within, job, handler))
+                        await self._threads.run(context, partial(within, task, job, handler))
             finally:
                 took = time.monotonic() - started
                 if took > LONG_SECONDS:
                     log.warning("transaction.long", job_id=job.id, task=job.task, seconds=round(took, 1))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """A connection in a transaction of its own, for a step of a handler."""
+        async with self._slots, AsyncExitStack() as stack:
+            yield await self._begin(stack)
+
+    @contextmanager
+    def sync_transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """The same in a thread."""
+        with ExitStack() as stack:
+            yield self._begin_sync(stack)
 
     async def close(self) -> None:
         """Closes the idle connections."""
@@ -87,12 +102,14 @@ class Transactions:
 
     # psycopg: `transaction()` makes a commit of the handler's own an error
 
-    async def _in_connection(self, job: ClaimedJob, handler: Callable[[Any], Awaitable[Any]]) -> None:
+    async def _in_connection(
+        self, task: Task[..., Any], job: ClaimedJob, handler: Callable[[Any], Awaitable[Any]]
+    ) -> None:
         async with AsyncExitStack() as stack:
             connection = await self._begin(stack)
-            await handler(connection)
+            completing = completion(job, task, await handler(connection))
             _still_in_transaction(job, connection)
-            fence(job, await run(connection, completion(job)))
+            fence(job, await run(connection, completing))
 
     async def _begin(self, stack: AsyncExitStack) -> psycopg.AsyncConnection[Any]:
         """A connection in a transaction; one that went stale while it was idle is replaced."""
@@ -114,12 +131,12 @@ class Transactions:
         else:
             self._idle.append(connection)
 
-    def _in_sync_connection(self, job: ClaimedJob, handler: Handler) -> None:
+    def _in_sync_connection(self, task: Task[..., Any], job: ClaimedJob, handler: Handler) -> None:
         with ExitStack() as stack:
             connection = self._begin_sync(stack)
-            handler(connection)
+            completing = completion(job, task, handler(connection))
             _still_in_transaction(job, connection)
-            fence(job, run(connection, completion(job)))
+            fence(job, run(connection, completing))
 
     def _begin_sync(self, stack: ExitStack) -> psycopg.Connection[Any]:
         while True:
@@ -178,8 +195,10 @@ class Transactions:
         }
 
 
-def completion(job: ClaimedJob) -> calls.Call[list[int]]:
-    """The last statement of an attempt's transaction."""
+def completion(job: ClaimedJob, task: Task[..., Any], result: Any) -> calls.Call[list[int]]:
+    """The last statement of an attempt's transaction, for a handler that returned `result`."""
+    if task.keep_result:
+        return calls.complete_with_results(completions_json([(job, keep(job, task, result))]))
     return calls.complete([job.id], [job.lease])
 
 

@@ -17,7 +17,9 @@ declare
     today constant date := pgqueue.history_day('finished_jobs');
     missing bigint[] := array(select distinct i.id from unnest(cancel.ids) as i (id) order by i.id);
     ended bigint[];
+    all_ended bigint[] := '{}';
     asked bigint[];
+    held_keys jsonb;
 begin
     for round in 1 .. 3 loop
         exit when cardinality(missing) = 0;
@@ -29,6 +31,10 @@ begin
             delete from pgqueue.ready_jobs as j where j.id = any (missing)
             returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
                       j.unique_key, j.options
+        ), blocked as (
+            delete from pgqueue.blocked_jobs as j where j.id = any (missing)
+            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                      j.unique_key, j.options
         ), dead as (
             delete from pgqueue.dead_letters as j where j.id = any (missing)
             returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
@@ -38,6 +44,8 @@ begin
             union all
             select r.*, null, null, true from ready as r
             union all
+            select b.*, null, null, false from blocked as b
+            union all
             select d.*, false from dead as d
         ), history as (
             insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane,
@@ -46,18 +54,15 @@ begin
             select g.id, g.worker_id, g.run_at, g.created_at, g.claimed_at, clock_timestamp(), today, g.lane, g.attempt,
                    g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, cancel.reason
               from gone as g
-        ), freed as (
-            delete from pgqueue.unique_keys as k
-             where k.ctid = any (array(
-                 select held.ctid from gone as g
-                  cross join lateral (select h.ctid from pgqueue.unique_keys as h
-                                       where h.kind = 'unique' and h.task = g.task and h.key = g.unique_key
-                                         and h.job_id = g.id limit 1) as held
-                  where g.holds_key and g.unique_key is not null))
         ), answered as (
             delete from pgqueue.cancel_requests as c where c.job_id = any (missing) and c.job_id in (select g.id from gone as g)
         )
-        select coalesce(array_agg(g.id), '{}') into ended from gone as g;
+        select coalesce(array_agg(g.id), '{}'), jsonb_agg(jsonb_build_array(g.task, g.unique_key, g.id))
+                   filter (where g.holds_key and g.unique_key is not null)
+          into ended, held_keys from gone as g;
+        if held_keys is not null then
+            perform pgqueue.free_keys(held_keys, with_periods => true);
+        end if;
         return query select e.id, 'cancelled' from unnest(ended) as e (id);
         with running as (
             select r.id, r.worker_id, r.lease from pgqueue.running_jobs as r
@@ -75,7 +80,11 @@ begin
           where current_setting('pgqueue.notify', true) is distinct from 'off';
         return query select a.id, 'asked' from unnest(asked) as a (id);
         missing := array(select m.id from unnest(missing) as m (id) where m.id <> all (ended || asked));
+        all_ended := all_ended || ended;
     end loop;
+    if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
+        perform pgqueue.tell_waiters(all_ended);
+    end if;
     return query select m.id, 'finished' from unnest(missing) as m (id)
                   where exists (select from pgqueue.finished_jobs as f where f.id = m.id);
 end $$;

@@ -15,15 +15,17 @@ begin
         raise exception using errcode = 'PQ001', message = 'cancel_matching: no filter given',
             hint = 'Give at least one of of_queue, of_task, of_tag and of_state.';
     end if;
-    if of_state is not null and of_state not in ('scheduled', 'ready', 'running') then
+    if of_state is not null and of_state not in ('scheduled', 'ready', 'blocked', 'running') then
         raise exception using errcode = 'PQ001', message = format('of_state: %L is not one that can be cancelled', left(of_state, 40)),
-            hint = 'scheduled, ready or running. Dead letters are discarded.';
+            hint = 'scheduled, ready, blocked or running. Dead letters are discarded.';
     end if;
     chosen := array(
         select j.id
           from (select s.id, s.queue, s.task, s.options, 'scheduled' as state from pgqueue.scheduled_jobs as s
                 union all
                 select r.id, r.queue, r.task, r.options, 'ready' from pgqueue.ready_jobs as r
+                union all
+                select b.id, b.queue, b.task, b.options, 'blocked' from pgqueue.blocked_jobs as b
                 union all
                 select a.id, a.queue, a.task, a.options, 'running' from pgqueue.running_jobs as a
                  where not exists (select from pgqueue.cancel_requests as c where c.job_id = a.id and c.lease = a.lease)

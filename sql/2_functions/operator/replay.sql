@@ -1,5 +1,5 @@
 -- Runs dead letters again, with attempts from 0. Called by operators.
--- A letter whose unique_key is held by another job stays where it is.
+-- A letter whose unique_key is held by another unfinished job stays where it is.
 -- Locks: the letters' rows, their keys. Index: dead_letters_one_row_a_job.
 create function pgqueue.replay(ids bigint[])
 returns bigint[] language plpgsql security definer
@@ -11,10 +11,13 @@ declare
     replayed bigint[] := '{}';
 begin
     for letter in
-        select d.id, d.task, d.unique_key, d.queue from pgqueue.dead_letters as d
+        select d.id, d.task, d.queue,
+               case when d.options #> '{unique, period}' is null then d.unique_key end as unique_key
+          from pgqueue.dead_letters as d
          where d.id = any (replay.ids) order by d.task, d.unique_key, d.id for update skip locked
     loop
-        continue when pgqueue.take_keys(letter.task, letter.unique_key, null, letter.id) <> letter.id;
+        continue when letter.unique_key is not null
+            and (select k.outcome from pgqueue.take_unique_key(letter.task, letter.unique_key, letter.id) as k) <> 'created';
         with gone as (
             delete from pgqueue.dead_letters as d where d.id = letter.id
             returning d.id, d.created_at, d.lane, d.max_attempts, d.queue, d.task, d.args, d.unique_key, d.options

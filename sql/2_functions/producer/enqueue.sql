@@ -1,6 +1,8 @@
 -- Inserts one job, in the caller's transaction: the job exists if and only if that transaction commits.
 -- Called by producers, through any driver or plain SQL. NULL means the default, for every argument but task.
--- Locks: RowExclusive on ready_jobs or scheduled_jobs (and unique_keys for a key). Index: the primary keys.
+-- options.unique says what the unique_key means: {"scope": "unfinished" | "waiting"} or {"period": seconds}, "on_conflict":
+-- "keep" | "replace" | "debounce" | "raise_priority" | "follow_up", "max_delay": seconds. How: shared/take_keys.sql.
+-- Locks: RowExclusive on ready_jobs or scheduled_jobs, for a key those of take_unique_key. Index: the primary keys.
 create function pgqueue.enqueue(
     task            text,
     args            jsonb            default '{}',
@@ -13,7 +15,8 @@ create function pgqueue.enqueue(
     idempotency_key text             default null,
     options         jsonb            default null,
     out id          bigint,
-    out created     boolean
+    out created     boolean,
+    out outcome     text
 ) language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -23,6 +26,7 @@ declare
     line constant text := coalesce(queue, 'default');
     lane constant smallint := case when priority between 0 and 9 then 2 * priority + 1 else 11 end;
     due timestamptz := run_at;
+    how jsonb;
 begin
     if args is null then
         args := '{}';
@@ -35,9 +39,38 @@ begin
         perform pgqueue.reject_job(task, args, queue, priority, run_at, delay, max_attempts,
                                    unique_key, idempotency_key, options);
         if unique_key is not null or idempotency_key is not null then
-            enqueue.id := pgqueue.take_keys(task, unique_key, idempotency_key, own_id);
-            enqueue.created := enqueue.id = own_id;
-            if not enqueue.created then
+            enqueue.id := own_id;
+            enqueue.outcome := 'created';
+            if idempotency_key is not null then
+                enqueue.id := pgqueue.take_idempotency_key(task, idempotency_key, own_id);
+            end if;
+            if enqueue.id <> own_id then
+                enqueue.outcome := 'kept';
+            elsif unique_key is not null then
+                how := options -> 'unique';
+                if how is null then
+                    insert into pgqueue.unique_keys (kind, task, key, job_id)
+                    values ('unique', enqueue.task, enqueue.unique_key, own_id)
+                    on conflict on constraint unique_keys_one_job_a_key do nothing;
+                    if not found then
+                        select k.holder, k.outcome into id, outcome
+                          from pgqueue.take_unique_key(task, unique_key, own_id) as k;
+                    end if;
+                else
+                    select k.holder, k.outcome into id, outcome
+                      from pgqueue.take_unique_key(task, unique_key, own_id, how, pgqueue.job_to_be(
+                               own_id, coalesce(due, clock_timestamp() + make_interval(secs => delay)), priority,
+                               max_attempts, queue, task, args, unique_key, options)) as k;
+                    options := pgqueue.options_to_store(options);
+                end if;
+                if enqueue.id <> own_id and idempotency_key is not null then
+                    -- the same enqueue, repeated, means the same job
+                    update pgqueue.unique_keys as k set job_id = enqueue.id
+                     where k.kind = 'idempotency' and k.task = enqueue.task and k.key = enqueue.idempotency_key;
+                end if;
+            end if;
+            if enqueue.outcome <> 'created' then
+                enqueue.created := enqueue.outcome = 'follow_up';
                 return;
             end if;
         end if;
@@ -54,6 +87,7 @@ begin
             if found then
                 enqueue.id := own_id;
                 enqueue.created := true;
+                enqueue.outcome := 'created';
                 return;
             end if;
         end if;
@@ -72,6 +106,7 @@ begin
     end if;
     enqueue.id := own_id;
     enqueue.created := true;
+    enqueue.outcome := 'created';
 end $$;
 comment on function pgqueue.enqueue(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb) is
-'Enqueues one job in the caller''s transaction. Returns its id; created is false when unique_key or idempotency_key led to a job that exists already. select id from pgqueue.enqueue(''send_welcome'', ''{"user_id": 7}'', queue => ''email'')';
+'Enqueues one job in the caller''s transaction. Returns its id; created is false when unique_key or idempotency_key led to a job that exists already, and outcome says what became of that one: kept, replaced, postponed or raised (follow_up: a job was created that runs after it); options.unique, {scope, period, on_conflict, max_delay}, asks for it. select id from pgqueue.enqueue(''send_welcome'', ''{"user_id": 7}'', queue => ''email'')';

@@ -1,7 +1,7 @@
 -- Inserts many jobs with one statement, in the caller's transaction; all or none.
 -- Called by producers. `jobs` is a JSON array of objects keyed like the arguments of enqueue.
 -- Locks: as enqueue; keys are taken in sorted order, so that two bulks cannot deadlock. Index: the primary keys.
-create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[])
+create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[], out outcomes text[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
 as $$
@@ -14,7 +14,15 @@ declare
     lines text[];
     line_jobs bigint[];
     own_ids bigint[];
+    new_ids bigint[];
     item record;
+    last_n bigint;
+    last_key text[];
+    last_how jsonb;
+    holder bigint;
+    outcome text;
+    again bigint[] := '{}';
+    asked jsonb;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
         raise exception using errcode = 'PQ001', message = 'jobs: expected a JSON array',
@@ -31,8 +39,10 @@ begin
         perform pgqueue.reject_jobs(jobs);  -- before a key is waited for
     end if;
     own_ids := array(select nextval('pgqueue.job_ids') from generate_series(1, total));
+    new_ids := own_ids;
     ids := own_ids;
     if keyed then
+        outcomes := array_fill('created'::text, array[total::integer]);
         -- All idempotency keys, then all unique keys, each in sorted order: one order for every bulk, whatever it mixes.
         for item in
             select j.task, j.idempotency_key, j.n
@@ -41,38 +51,85 @@ begin
              where j.idempotency_key is not null
              order by j.task, j.idempotency_key, j.n
         loop
-            ids[item.n] := pgqueue.take_keys(item.task, null, item.idempotency_key, own_ids[item.n]);
-        end loop;
-        for item in
-            select j.task, j.unique_key, j.idempotency_key, j.n
-              from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text))
-                   with ordinality as j (task, unique_key, idempotency_key, n)
-             where j.unique_key is not null
-             order by j.task, j.unique_key, j.n
-        loop
-            continue when ids[item.n] <> own_ids[item.n];
-            ids[item.n] := pgqueue.take_keys(item.task, item.unique_key, null, own_ids[item.n]);
-            if ids[item.n] <> own_ids[item.n] and item.idempotency_key is not null then
-                -- as take_keys does: the idempotency key, and whoever it led to this job, now leads to the holder
-                update pgqueue.unique_keys as k set job_id = ids[item.n]
-                 where k.kind = 'idempotency' and k.task = item.task and k.key = item.idempotency_key;
-                ids := array_replace(ids, own_ids[item.n], ids[item.n]);
+            ids[item.n] := pgqueue.take_idempotency_key(item.task, item.idempotency_key, own_ids[item.n]);
+            if ids[item.n] <> own_ids[item.n] then
+                outcomes[item.n] := 'kept';
             end if;
         end loop;
+        for item in
+            select j.task, j.unique_key, j.idempotency_key, j.options -> 'unique' as how, j.n,
+                   case when j.options #> '{unique, period}' is null then 'unique' else 'period' end as kind
+              from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text, options jsonb))
+                   with ordinality as j (task, unique_key, idempotency_key, options, n)
+             where j.unique_key is not null
+             order by j.task, j.unique_key, kind, j.n
+        loop
+            continue when ids[item.n] <> own_ids[item.n];
+            if array[item.task, item.unique_key, item.kind] is distinct from last_key then
+                if item.how is null then
+                    holder := own_ids[item.n];
+                    outcome := 'created';
+                    insert into pgqueue.unique_keys (kind, task, key, job_id)
+                    values ('unique', item.task, item.unique_key, holder)
+                    on conflict on constraint unique_keys_one_job_a_key do nothing;
+                    if not found then
+                        select k.holder, k.outcome into holder, outcome
+                          from pgqueue.take_unique_key(item.task, item.unique_key, own_ids[item.n]) as k;
+                    end if;
+                else
+                    select k.holder, k.outcome into holder, outcome
+                      from jsonb_to_record(jobs -> (item.n - 1)::integer)
+                           as j (args jsonb, queue text, priority integer, run_at timestamptz, delay double precision,
+                                 max_attempts integer, options jsonb)
+                           cross join lateral pgqueue.take_unique_key(
+                               item.task, item.unique_key, own_ids[item.n], item.how, pgqueue.job_to_be(
+                                   own_ids[item.n], coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)),
+                                   j.priority, j.max_attempts, j.queue, item.task, j.args, item.unique_key, j.options)) as k;
+                end if;
+                last_n := item.n;
+                last_key := array[item.task, item.unique_key, item.kind];
+                last_how := item.how;
+            else
+                -- The same key again: what was found the first time still holds, or its holder is about to be inserted.
+                -- What changes a holder is done when it is there.
+                holder := ids[last_n];
+                outcome := 'kept';
+                if item.how is not null and (item.how is distinct from last_how
+                                             or item.how ->> 'on_conflict' not in ('keep', 'follow_up')) then
+                    again := again || item.n;
+                end if;
+            end if;
+            ids[item.n] := holder;
+            outcomes[item.n] := outcome;
+            if holder <> own_ids[item.n] and item.idempotency_key is not null then
+                -- the same enqueue, repeated, means the same job: so does its idempotency key, whoever came by it
+                update pgqueue.unique_keys as k set job_id = holder
+                 where k.kind = 'idempotency' and k.task = item.task and k.key = item.idempotency_key;
+                ids := array_replace(ids, own_ids[item.n], holder);
+            end if;
+        end loop;
+        new_ids := array(select case when o.outcome = 'created' then o.id end
+                           from unnest(own_ids, outcomes) with ordinality as o (id, outcome, n) order by o.n);
+        if jsonb_path_exists(jobs, '$[*].options.unique') then
+            asked := jobs;
+            jobs := (select jsonb_agg(case when j.job #> '{options, unique}' is null then j.job else jsonb_set(
+                                          j.job, '{options}', coalesce(pgqueue.options_to_store(j.job -> 'options'), 'null'))
+                                      end order by j.n)
+                       from jsonb_array_elements(jobs) with ordinality as j (job, n));
+        end if;
     end if;
     -- The jobs without a time of their own: nearly always all of them, so one plain insert. What could not be stored is
     -- left out, and so missed below. Names are looked at once a queue and task.
     with inserted as (
         insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
                                         unique_key, options)
-        select j.own_id, now(), now(), 2 * coalesce(j.priority, 5) + 1, 0, coalesce(j.max_attempts, 5), 0,
+        select j.id, now(), now(), 2 * coalesce(j.priority, 5) + 1, 0, coalesce(j.max_attempts, 5), 0,
                coalesce(j.queue, 'default'), j.task, coalesce(j.args, '{}'), j.unique_key, j.options
           from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
                    run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
-                   idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids))
-               as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
-                     own_id, id)
-         where j.id = j.own_id and j.run_at is null and j.delay is null and j.task is not null
+                   idempotency_key text, options jsonb), unnest(new_ids))
+               as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, id)
+         where j.id is not null and j.run_at is null and j.delay is null and j.task is not null
            and (j.args is null or jsonb_typeof(j.args) = 'object')
            and (j.priority is null or j.priority between 0 and 9)
            and (j.max_attempts is null or j.max_attempts between 1 and 32767)
@@ -91,16 +148,15 @@ begin
     end if;
     if ready < total then
         with given as materialized (
-            select j.own_id as id, coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)) as due,
+            select j.id, coalesce(j.run_at, clock_timestamp() + make_interval(secs => j.delay)) as due,
                    2 * coalesce(j.priority, 5) + 1 as lane, coalesce(j.max_attempts, 5) as max_attempts,
                    coalesce(j.queue, 'default') as queue, j.task, coalesce(j.args, '{}') as args, j.unique_key, j.options,
                    clock_timestamp() as seen_at  -- the clock is read by the statement that holds the lock (see enqueue)
               from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
                        run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
-                       idempotency_key text, options jsonb), unnest(own_ids), unnest(enqueue_many.ids))
-                   as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options,
-                         own_id, id)
-             where j.id = j.own_id and (j.run_at is not null or j.delay is not null)
+                       idempotency_key text, options jsonb), unnest(new_ids))
+                   as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, id)
+             where j.id is not null and (j.run_at is not null or j.delay is not null)
         ), scheduled as (
             insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                                 args, unique_key, options)
@@ -118,12 +174,22 @@ begin
     end if;
     perform pgqueue.notify_sleepers(l.queue, sum(l.jobs)::integer)
        from unnest(lines, line_jobs) as l (queue, jobs) group by l.queue;
+    foreach last_n in array again loop
+        select e.id, e.outcome into holder, outcome
+          from jsonb_to_record(asked -> (last_n - 1)::integer)
+               as j (task text, args jsonb, queue text, priority integer, run_at timestamptz, delay double precision,
+                     max_attempts integer, unique_key text, idempotency_key text, options jsonb)
+               cross join lateral pgqueue.enqueue(j.task, j.args, j.queue, j.priority, j.run_at, j.delay, j.max_attempts,
+                                                  j.unique_key, null, j.options) as e;
+        ids[last_n] := holder;
+        outcomes[last_n] := outcome;
+    end loop;
     if keyed then
-        created := array(select i.id = i.own_id from unnest(enqueue_many.ids, own_ids) with ordinality as i (id, own_id, n)
-                          order by i.n);
+        created := array(select o.outcome in ('created', 'follow_up')
+                           from unnest(outcomes) with ordinality as o (outcome, n) order by o.n);
     else
         created := array_fill(true, array[total::integer]);
     end if;
 end $$;
 comment on function pgqueue.enqueue_many(jsonb) is
-'Enqueues many jobs in the caller''s transaction; all or none. Returns, in the order given, each job''s id and whether it was created. A job that is refused is named by its place, counted from 0.';
+'Enqueues many jobs in the caller''s transaction; all or none. Returns, in the order given, each job''s id, whether it was created, and, when some have keys, the outcome (see enqueue). A job that is refused is named by its place, counted from 0.';

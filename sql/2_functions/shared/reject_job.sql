@@ -46,8 +46,11 @@ begin
             remedy := 'From 1 to 255 characters.';
         when jsonb_typeof(options) <> 'object' then
             problem := 'options: expected a JSON object, got a JSON ' || jsonb_typeof(options);
-            remedy := 'Keys: tags, metadata, retry.';
+            remedy := 'Keys: tags, metadata, retry, unique.';
         else
+            if options ? 'unique' then
+                perform pgqueue.reject_unique(options -> 'unique', unique_key, run_at is not null or delay is not null, place);
+            end if;
             return;
     end case;
     raise exception using errcode = 'PQ001', message = place || problem, hint = remedy;

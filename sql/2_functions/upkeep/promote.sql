@@ -9,8 +9,10 @@ set enable_tidscan = on
 as $$
 #variable_conflict use_column
 declare
+    -- A mark in the future says that the server's clock was set back: jobs may have been scheduled below it since.
     mark constant timestamptz := coalesce(
-        (select f.proven_run_at from pgqueue.floor_proofs as f where f.subject = 'scheduled_jobs'), '-infinity');
+        (select f.proven_run_at from pgqueue.floor_proofs as f
+          where f.subject = 'scheduled_jobs' and f.proven_run_at <= clock_timestamp()), '-infinity');
     -- A variable, for a volatile function cannot bound an index scan: it would walk over all that is not due yet.
     due_by constant timestamptz := clock_timestamp();
     lines text[];

@@ -72,9 +72,10 @@ begin
     if record.server_started_at is distinct from pg_postmaster_start_time()
        or cardinality(pgqueue.writers('scheduled_jobs', record.lockers)) = 0
     then
-        -- after another start the mark begins anew: the clock of a promoted standby may be behind the old one's
+        -- after another start the mark begins anew: the clock of a promoted standby may be behind the old one's, and so
+        -- may this one's, when it was set back
         mark := '-infinity';
-        if record.server_started_at = pg_postmaster_start_time() then
+        if record.server_started_at = pg_postmaster_start_time() and record.next_run_at <= clock_timestamp() then
             mark := coalesce(record.proven_run_at, mark);
             mark := greatest(mark, least(record.next_run_at, coalesce(
                 (select s.run_at from pgqueue.scheduled_jobs as s where s.run_at >= mark order by s.run_at limit 1),

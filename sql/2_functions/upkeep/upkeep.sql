@@ -7,7 +7,7 @@
 create function pgqueue.upkeep(
     supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision
 ) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, floors_due boolean,
-                 retain_due boolean, next_seconds double precision, problems text[])
+                 retain_due boolean, next_seconds double precision, problems text[], rescued_workers bigint[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -17,11 +17,13 @@ declare
     last pgqueue.leadership;
     worker record;
     next_due timestamptz;
+    taken integer;
 begin
     perform set_config('synchronous_commit', 'off', true);
     missing := pgqueue.heartbeat(upkeep.worker_ids);
     problems := '{}';
     rescued := 0;
+    rescued_workers := '{}';
     promoted := 0;
     floors_due := false;
     retain_due := false;
@@ -57,7 +59,11 @@ begin
                    or worker.session_lock and worker.supervisor_id <> upkeep.supervisor_id
                       and pg_try_advisory_xact_lock(worker.supervisor_id)
                 then
-                    rescued := rescued + pgqueue.rescue(worker.id);
+                    taken := pgqueue.rescue(worker.id);
+                    if taken > 0 then  -- by us, and not by its own supervisor in the same moment
+                        rescued := rescued + taken;
+                        rescued_workers := rescued_workers || worker.id;
+                    end if;
                 end if;
             exception when others then
                 problems := problems || format('rescue of worker %s: %s', worker.id, sqlerrm);
@@ -67,14 +73,23 @@ begin
             promoted := pgqueue.promote(1000);
             select s.run_at into next_due from pgqueue.scheduled_jobs as s
              where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
-                                          where f.subject = 'scheduled_jobs'), '-infinity')
+                                          where f.subject = 'scheduled_jobs' and f.proven_run_at <= round_at), '-infinity')
              order by s.run_at limit 1;
         exception when others then
             problems := problems || format('promote: %s', sqlerrm);
         end;
+        begin
+            if exists (select from pgqueue.blocked_jobs) then
+                perform pgqueue.unblock_stranded();
+            end if;
+        exception when others then
+            problems := problems || format('unblock: %s', sqlerrm);
+        end;
         delete from pgqueue.sleepers as s
          using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
          where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
+        delete from pgqueue.waiters as w
+         where w.period > now() - interval '10 minutes' and w.period < now() - interval '1 minute';
         -- of jobs that completed first
         delete from pgqueue.cancel_requests as c
          where c.requested_at < clock_timestamp() - interval '1 minute'
@@ -89,7 +104,8 @@ begin
                and not exists (select from unnest(upkeep.queues) as q (queue)
                                 where not exists (select from pgqueue.lane_floors as l where l.queue = q.queue)));
         retain_due := to_regclass('pgqueue.finished_jobs' || to_char((now() at time zone 'UTC')::date + 7, '_YYYYMMDD')) is null
-            or exists (select from pgqueue.unique_keys as k where k.expires_at < now());
+            or exists (select from pgqueue.unique_keys as k where k.expires_at < now())
+            or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day');
     end if;
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
     begin
@@ -114,4 +130,4 @@ begin
     return next;
 end $$;
 comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems.';
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back.';

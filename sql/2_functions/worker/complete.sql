@@ -13,6 +13,7 @@ as $$
 #variable_conflict use_column
 declare
     today constant date := pgqueue.history_day('finished_jobs');
+    held_keys jsonb;
     accepted bigint[];
 begin
     with ended as (
@@ -29,16 +30,16 @@ begin
         select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, clock_timestamp(), today, e.lane, e.attempt,
                e.max_attempts, e.crashes, e.queue, e.task, 'completed', e.args, e.unique_key, e.options
           from ended as e
-    ), freed as (
-        delete from pgqueue.unique_keys as k
-         where k.ctid = any (array(
-             select held.ctid from ended as e
-              cross join lateral (select h.ctid from pgqueue.unique_keys as h
-                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
-                                     and h.job_id = e.id limit 1) as held
-              where e.unique_key is not null))
     )
-    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    select coalesce(array_agg(e.id), '{}'), jsonb_agg(jsonb_build_array(e.task, e.unique_key, e.id))
+               filter (where e.unique_key is not null)
+      into accepted, held_keys from ended as e;
+    if held_keys is not null then
+        perform pgqueue.free_keys(held_keys);
+    end if;
+    if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
+        perform pgqueue.tell_waiters(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.complete(bigint[], bigint[]) is

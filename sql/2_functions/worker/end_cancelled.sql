@@ -11,6 +11,7 @@ as $$
 declare
     finished_on constant date := pgqueue.history_day('finished_jobs');
     accepted bigint[];
+    held_keys jsonb;
     -- a look-up by id and lease, not a join: see complete
     reason_of constant jsonb := jsonb_object(
         array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
@@ -34,16 +35,16 @@ begin
                e.max_attempts, e.crashes, e.queue, e.task, 'cancelled', e.args, e.unique_key, e.options,
                coalesce(reason_of ->> concat(e.id, ' ', e.lease), a.reason, 'cancelled')
           from ended as e left join answered as a on a.job_id = e.id
-    ), freed as (
-        delete from pgqueue.unique_keys as k
-         where k.ctid = any (array(
-             select held.ctid from ended as e
-              cross join lateral (select h.ctid from pgqueue.unique_keys as h
-                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
-                                     and h.job_id = e.id limit 1) as held
-              where e.unique_key is not null))
     )
-    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    select coalesce(array_agg(e.id), '{}'), jsonb_agg(jsonb_build_array(e.task, e.unique_key, e.id))
+               filter (where e.unique_key is not null)
+      into accepted, held_keys from ended as e;
+    if held_keys is not null then
+        perform pgqueue.free_keys(held_keys, with_periods => true);
+    end if;
+    if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
+        perform pgqueue.tell_waiters(accepted);
+    end if;
     return accepted;
 end $$;
 comment on function pgqueue.end_cancelled(bigint[], bigint[], text[]) is

@@ -11,6 +11,7 @@ as $$
 declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
+    held_keys jsonb;
     -- a look-up by id and lease, not a join: see complete
     failure_of constant jsonb := coalesce(
         (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
@@ -33,9 +34,9 @@ begin
           from gone as g
     ), noted as (
         insert into pgqueue.job_failures (job_id, worker_id, failed_at, day, attempt, queue, task, error, message,
-                                          traceback, fingerprint)
+                                          traceback, fingerprint, dead_reason)
         select e.id, e.worker_id, e.failed_at, finished_on, e.attempt, e.queue, e.task, e.error, e.message, e.traceback,
-               e.fingerprint
+               e.fingerprint, case when e.is_dead then e.reason end
           from ended as e
     ), retried as (
         insert into pgqueue.scheduled_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
@@ -54,18 +55,18 @@ begin
                    'attempt', e.attempt, 'failed_at', e.failed_at, 'error', e.error, 'message', e.message,
                    'traceback', e.traceback)
           from ended as e where e.is_dead
-    ), freed as (
-        delete from pgqueue.unique_keys as k
-         where k.ctid = any (array(
-             select held.ctid from ended as e
-              cross join lateral (select h.ctid from pgqueue.unique_keys as h
-                                   where h.kind = 'unique' and h.task = e.task and h.key = e.unique_key
-                                     and h.job_id = e.id limit 1) as held
-              where e.is_dead and e.unique_key is not null))
     )
-    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    select coalesce(array_agg(e.id), '{}'), jsonb_agg(jsonb_build_array(e.task, e.unique_key, e.id))
+               filter (where e.is_dead and e.unique_key is not null)
+      into accepted, held_keys from ended as e;
+    if held_keys is not null then
+        perform pgqueue.free_keys(held_keys);
+    end if;
     if exists (select from pgqueue.cancel_requests) then
         perform pgqueue.cancel_as_requested(accepted);
+    end if;
+    if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
+        perform pgqueue.tell_waiters(accepted);
     end if;
     return accepted;
 end $$;

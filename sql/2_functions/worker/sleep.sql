@@ -15,6 +15,7 @@ begin
     insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
     select q.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), fall_asleep.worker_id, clock_timestamp()
       from unnest(fall_asleep.queues) as q (queue)
+     where exists (select from pgqueue.workers as w where w.id = fall_asleep.worker_id)
     on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     update pgqueue.sleepers as s set slept_at = '-infinity'
       from pgqueue.workers as w cross join unnest(w.queues) as q (queue)

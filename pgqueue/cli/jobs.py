@@ -1,0 +1,338 @@
+"""`pgqueue jobs`: list jobs in any state, look at one, follow it to its end, cancel."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgqueue import calls
+from pgqueue.cli import dsn_option, load_settings, required_dsn
+from pgqueue.cli.connecting import connected
+from pgqueue.cli.output import json_option, note, print_json, print_table, print_values
+from pgqueue.drivers import run
+from pgqueue.info import JobInfo
+from pgqueue.job import JobState
+
+if TYPE_CHECKING:
+    import psycopg
+
+STEP = 500
+"""Jobs that are looked at or cancelled in one statement."""
+ALL = 2_000_000_000
+FOLLOW_SECONDS = 0.25
+STATES = [state.value for state in JobState]
+CANCELLABLE = ["scheduled", "ready", "blocked", "running"]
+EXIT_CODES = {JobState.COMPLETED: 0, JobState.DEAD: 1, JobState.CANCELLED: 3}
+"""What `show --follow` ends with; 2 is wrong usage."""
+
+
+@click.group()
+def jobs() -> None:
+    """List, show, follow and cancel jobs."""
+
+
+def filters(states: list[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds the options that choose jobs; they come as the arguments of `calls.find_jobs`."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            (
+                click.option(
+                    "-s",
+                    "--state",
+                    "states",
+                    type=click.Choice(states),
+                    multiple=True,
+                    help="Only in this state; repeat it for more.",
+                ),
+                click.option("-q", "--queue", help="Only of this queue."),
+                click.option("-t", "--task", help="Only of this task."),
+                click.option("--tag", help="Only with this tag."),
+            )
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+@jobs.command("list")
+@filters(STATES)
+@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@json_option
+@dsn_option
+def list_(limit: int, as_json: bool, states: tuple[str, ...], **given: Any) -> None:
+    """List jobs in any state, newest first."""
+    with connected(required_dsn(load_settings())) as connection:
+        ids = run(connection, calls.find_jobs(states=states or None, max_rows=limit, **given))
+        infos = [info for step in _steps(ids) for info in run(connection, calls.look(step))]
+    infos.sort(key=lambda info: -info.id)
+    if as_json:
+        print_json([_document(info) for info in infos])
+        return
+    print_table(
+        ("id", "state", "task", "queue", "attempts", "created", "due", "ended", "told"),
+        [
+            (
+                info.id,
+                info.state,
+                info.task,
+                info.queue,
+                f"{info.attempt}/{info.max_attempts}",
+                info.created_at,
+                info.run_at,
+                info.finished_at,
+                _told(info),
+            )
+            for info in infos
+        ],
+        empty="no jobs match",
+    )
+
+
+@jobs.command()
+@click.argument("id", type=click.IntRange(1))
+@click.option("--logs", is_flag=True, help="The last lines of ctx.log of each attempt as well.")
+@click.option("-f", "--follow", is_flag=True, help="Watch its progress until it ends.")
+@json_option
+@dsn_option
+def show(id: int, logs: bool, follow: bool, as_json: bool) -> int:
+    """Show one job: its args, its result, how far it has come, the error of each attempt that failed.
+
+    With --follow the exit code tells the end: 0 completed, 1 dead, 3 cancelled.
+    """
+    with connected(required_dsn(load_settings())) as connection:
+        info = _follow(connection, id) if follow else _look(connection, id)
+        record = run(connection, calls.job_record(id))
+    if record is None:  # its day's history went between the two
+        raise click.ClickException(f"job {id} is not on record")
+    document = _document(info) | _rest(record)
+    reports = document.pop("reports")
+    if logs:
+        document["logs"] = [
+            {"attempt": report["attempt"], **line} for report in reports for line in report["lines"] or ()
+        ]
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    return EXIT_CODES[info.state] if follow else 0
+
+
+@jobs.command()
+@click.argument("ids", type=click.IntRange(1), nargs=-1, metavar="[ID]...")
+@filters(CANCELLABLE)
+@click.option("--all-matching", is_flag=True, help="Every job that waits or runs and matches the filters.")
+@click.option("--reason", default="cancelled", show_default=True, help="Why, for the history.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@json_option
+@dsn_option
+def cancel(
+    ids: tuple[int, ...],
+    all_matching: bool,
+    reason: str,
+    yes: bool,
+    as_json: bool,
+    states: tuple[str, ...],
+    **given: Any,
+) -> int:
+    """Cancel jobs by id, in any state, or all that wait or run and match the filters.
+
+    A job that runs is asked for: its worker is told, and it ends as cancelled, or as completed when it finishes first.
+    Exit code 1 when one that was named is not on record or had ended before.
+    """
+    is_filtered = bool(states) or any(value is not None for value in given.values())
+    if bool(ids) == all_matching:
+        raise click.UsageError("name the ids of jobs, or say --all-matching with a filter")
+    if ids and is_filtered:
+        raise click.UsageError("filters go with --all-matching, not with ids")
+    if all_matching and not is_filtered:
+        raise click.UsageError("--all-matching goes with a filter: --queue, --task, --tag or --state")
+    with connected(required_dsn(load_settings())) as connection:
+        if all_matching:
+            wanted = run(connection, calls.find_jobs(states=states or CANCELLABLE, max_rows=ALL, **given))
+            if wanted and not yes:
+                click.confirm(f"cancel {len(wanted)} jobs?", abort=True, err=True)
+        else:
+            wanted = list(dict.fromkeys(ids))
+        outcomes: dict[int, str] = {}
+        for step in _steps(wanted):
+            outcomes |= {job.id: job.outcome for job in run(connection, calls.cancel(step, reason))}
+            if len(wanted) > STEP:
+                note(f"{len(outcomes)} of {len(wanted)} done")
+    done = {
+        kind: sorted(id for id, outcome in outcomes.items() if outcome == kind)
+        for kind in ("cancelled", "asked", "finished")
+    }
+    missing = sorted(set(wanted) - set(outcomes))
+    if as_json:
+        print_json(done | {"missing": missing})
+    else:
+        note(f"{len(done['cancelled'])} cancelled")
+        _note_ids(done["asked"], "asked for: their workers are told")
+        _note_ids(done["finished"], "had ended before")
+        _note_ids(missing, "not on record")
+    return 1 if ids and (done["finished"] or missing) else 0
+
+
+def _look(connection: psycopg.Connection[Any], id: int) -> JobInfo:
+    infos = run(connection, calls.look([id]))
+    if not infos:
+        raise click.ClickException(f"job {id} is not on record")
+    return infos[0]
+
+
+# Following --------------------------------------------------------------------------------------------
+
+
+def _follow(connection: psycopg.Connection[Any], id: int) -> JobInfo:
+    """Looks at a job four times a second until it has ended, and shows how far it has come, on stderr."""
+    with _Display() as display:
+        while True:
+            info = _look(connection, id)
+            display.show(info)
+            if info.has_ended:
+                return info
+            time.sleep(FOLLOW_SECONDS)
+
+
+class _Display:
+    """A progress bar on a terminal, elsewhere a line for whatever has changed."""
+
+    def __enter__(self) -> _Display:
+        self._said = ""
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True, highlight=False),
+            )
+            self._bar.start()
+            self._line = self._bar.add_task("", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, info: JobInfo) -> None:
+        """What a look has found."""
+        progress = info.progress
+        said = f"job {info.id} {info.state}, attempt {info.attempt}/{info.max_attempts}"
+        message = f": {_plain(progress.message)}" if progress is not None and progress.message else ""
+        if self._bar is not None:
+            done = None if progress is None else progress.done
+            total = None if progress is None else progress.total
+            self._bar.update(self._line, description=said + message, completed=done, total=total)
+            return
+        if progress is not None:
+            of = "" if progress.total is None else f" of {progress.total:g}"
+            said += f", {progress.done:g}{of}{message}"
+        if said != self._said:
+            self._said = said
+            note(said)
+
+
+# Printing ---------------------------------------------------------------------------------------------
+
+
+def _document(info: JobInfo) -> dict[str, Any]:
+    document = {field.name: getattr(info, field.name) for field in fields(info)}
+    del document["_result"]
+    progress = info.progress
+    document["tags"] = list(info.tags)
+    document["result"] = info.result
+    document["progress"] = progress and {
+        field.name: getattr(progress, field.name) for field in fields(progress)
+    }
+    return document
+
+
+def _rest(record: calls.JobRecord) -> dict[str, Any]:
+    return {
+        "args": json.loads(record.args),
+        "options": json.loads(record.options) if record.options else None,
+        "unique_key": record.unique_key,
+        "failures": json.loads(record.failures),
+        "reports": json.loads(record.reports),
+    }
+
+
+def _print(document: dict[str, Any]) -> None:
+    failures, logs = document.pop("failures"), document.pop("logs", None)
+    progress = document["progress"]
+    document["progress"] = progress and _progress_text(progress)
+    document["tags"] = ", ".join(document["tags"]) or None
+    for name in ("args", "options", "result"):
+        document[name] = None if document[name] is None else json.dumps(document[name], ensure_ascii=False)
+    print_values(document)
+    for failure in failures:
+        click.echo(
+            f"\nattempt {failure['attempt']} failed at {failure['failed_at']}: "
+            f"{failure['error']}: {_plain(failure['message'])}"
+        )
+        if failure.get("traceback"):
+            click.echo(_plain(failure["traceback"].rstrip()))
+    if logs is not None:
+        click.echo()
+        for line in logs:
+            click.echo(f"{line['at']}  attempt {line['attempt']}  {line['level']:<8}  {_plain(line['text'])}")
+        if not logs:
+            note("no lines of ctx.log were kept; those of a running attempt come with its end")
+
+
+def _progress_text(progress: dict[str, Any]) -> str:
+    parts = [f"{progress['done']:g}" + (f" of {progress['total']:g}" if progress["total"] else "")]
+    if progress["message"]:
+        parts.append(progress["message"])
+    if progress["metadata"]:
+        parts.append(json.dumps(progress["metadata"], ensure_ascii=False))
+    return "  ".join(parts)
+
+
+def _told(info: JobInfo) -> str:
+    """The last column of a list: what an operator wants to know at a glance."""
+    if info.progress is not None and not info.has_ended:
+        told = _progress_text(
+            {
+                "metadata": None,
+                **{name: getattr(info.progress, name) for name in ("done", "total", "message")},
+            }
+        )
+    elif info.state is JobState.COMPLETED:
+        told = info.reason or ""
+    else:
+        told = ": ".join(part for part in (info.reason, info.error, info.message) if part)
+    line = " ".join(told.split())
+    return line if len(line) <= 80 else line[:79] + "…"
+
+
+def _plain(text: str) -> str:
+    """Hazard: what a job says may hold what moves a terminal's cursor."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
+
+
+def _note_ids(ids: list[int], what: str) -> None:
+    if ids:
+        shown = ", ".join(map(str, ids[:20])) + (" …" if len(ids) > 20 else "")
+        note(f"{len(ids)} {what} ({shown})")
+
+
+def _steps(ids: Iterable[int]) -> Iterator[list[int]]:
+    every = list(ids)
+    for start in range(0, len(every), STEP):
+        yield every[start : start + STEP]
