@@ -42,29 +42,23 @@ class Child:
         self._ready_fd = orders.ready_fd
         self.is_replaced = False
         """Whether this process ends by itself, for another one to take its place."""
-        self._stop_requests = 0
 
     async def run(self) -> None:
         """Works until it is told to stop, then drains.
 
         Raises `UnknownWorker` when this worker was declared dead: what it holds belongs to others.
         """
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(signum, self.stop)
+        # Two signals for two wishes: a service manager may send SIGTERM to every process, and the supervisor passes
+        # its own on; that is one request, not two.
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.services.drain)
+        loop.add_signal_handler(signal.SIGINT, self.services.hurry)
         self._watch_supervisor()
         leaving = asyncio.create_task(self._leave_when_stuck())
         try:
             await self.services.run(on_ready=lambda: os.write(self._ready_fd, b"1"))
         finally:
             leaving.cancel()
-
-    def stop(self) -> None:
-        """The first time: drain. The second time: release and cancel what runs."""
-        self._stop_requests += 1
-        if self._stop_requests == 1:
-            self.services.drain()
-        else:
-            self.services.hurry()
 
     async def _leave_when_stuck(self) -> None:
         await self.services.slots.stuck.wait()

@@ -160,6 +160,8 @@ class Slots:
                 self._board.deadlines[cell] = 0
             if slot.stop is not None:
                 slot.stop = None
+                while slot.runner.cancelling():  # a handler may have swallowed its cancellation
+                    slot.runner.uncancel()
                 if slot.is_settled:
                     slot.is_settled = False
                     hand.has_room.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -61,6 +62,22 @@ def test_the_first_signal_lets_running_jobs_end_and_claims_nothing_more(
         "the buffer was empty: this test shows too little"
     )
     assert_nothing_is_left_of(worker, rows)
+
+
+def test_a_signal_that_a_service_manager_sends_to_every_process_is_one_request(
+    start_worker: StartWorker, rows: Rows, history: History
+) -> None:
+    worker = start_worker(drain_limit=60)
+    job = tasks.hold.enqueue(rows.connection).id
+    history.wait_for("start", job)
+    (child,) = worker.children().values()
+    os.kill(child, signal.SIGTERM)
+    worker.stop()
+    os.kill(child, signal.SIGTERM)
+    history.open("hold")
+    assert worker.wait() == 0
+    rows.wait_for("completed", job)
+    assert [entry.what for entry in history.entries()] == ["start", "end"]
 
 
 def test_a_deploy_over_the_drain_limit_burns_no_attempt(
