@@ -102,7 +102,7 @@ class Slots:
             log.info("job.cancelling", job_id=job.id, task=job.task, queue=job.queue)
             if self._attempts.can_be_stopped(job):
                 slot.interrupt(Stop.CANCEL)
-                self._arm(slot, self._grace(job))
+                self._arm(slot, time.monotonic() + self._grace(job))
             else:
                 slot.stop = Stop.CANCEL  # it reads ctx.cancelled, or finishes
 
@@ -130,7 +130,8 @@ class Slots:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _serve(self, slot: Slot) -> None:
-        hand, settler, start, timeouts = self._hand, self._settler, self._attempts.start, self._timeouts
+        hand, settler, start = self._hand, self._settler, self._attempts.start
+        timeouts, deadlines = self._timeouts, self._board.deadlines
         in_a_row = 0
         while True:
             if not hand.waiting:
@@ -144,20 +145,25 @@ class Slots:
             in_a_row += 1
             job, cell = hand.take()
             slot.job, slot.cell = job, cell
-            if job.options is not None or job.task in timeouts:
-                self._set_timeout(slot, job)
+            timeout = timeouts.get(job.task)
+            if job.options is not None:
+                timeout = timeout_of(job, timeout)
+            if timeout is not None:
+                # The supervisor reads it: it is the one that can end a handler which blocks this process's loop.
+                due = time.monotonic() + timeout
+                deadlines[cell] = int(due * 1e9)
             started = start(slot, job)
             ending: Ending | None
             if isinstance(started, ENDINGS):
                 ending = started
             else:
+                if timeout is not None and slot.deadline is None:
+                    self._arm(slot, due)
                 hand.wake_next()
                 ending = await started
             hand.running -= 1
             slot.job = None
-            if slot.deadline is not None:
-                slot.deadline = None
-                self._board.deadlines[cell] = 0
+            slot.deadline = None
             if slot.stop is not None:
                 slot.stop = None
                 while slot.runner.cancelling():  # a handler may have swallowed its cancellation
@@ -165,7 +171,9 @@ class Slots:
                 if slot.is_settled:
                     slot.is_settled = False
                     hand.has_room.set()
-                    continue  # it was ended without the handler, which now comes too late
+                    continue  # it was ended without the handler, which now comes too late; its cell is another's
+            if timeout is not None:
+                deadlines[cell] = 0
             if ending is COMPLETED:
                 settler.completed(job, cell)
             elif ending is None:
@@ -174,19 +182,12 @@ class Slots:
                 _log_failure(job, ending)
                 settler.settle(job, cell, ending)
 
-    def _set_timeout(self, slot: Slot, job: ClaimedJob) -> None:
-        timeout = timeout_of(job, self._timeouts.get(job.task))
-        if timeout is not None:
-            self._arm(slot, timeout)
-            # The supervisor reads it: it is the one that can end a handler which blocks this process's loop.
-            self._board.deadlines[slot.cell] = time.monotonic_ns() + int(timeout * 1e9)
-
     def _grace(self, job: ClaimedJob) -> float:
         """Apart, the handler has its grace before its process is killed: the slot waits for that."""
         return 2 * GRACE_SECONDS if self._attempts.runs_apart(job) else GRACE_SECONDS
 
-    def _arm(self, slot: Slot, seconds: float) -> None:
-        slot.deadline = time.monotonic() + seconds
+    def _arm(self, slot: Slot, due: float) -> None:
+        slot.deadline = due
         if not self._armed.is_set():
             self._armed.set()
 
@@ -196,7 +197,7 @@ class Slots:
         assert job is not None
         if slot.stop is None and self._attempts.can_be_stopped(job):
             slot.interrupt(Stop.TIMEOUT)
-            self._arm(slot, self._grace(job))
+            self._arm(slot, time.monotonic() + self._grace(job))
             return
         ending = CANCELLED if slot.stop is Stop.CANCEL else self._attempts.timed_out(job)
         slot.stop = slot.stop or Stop.TIMEOUT

@@ -154,7 +154,8 @@ def test_every_function_relation_and_column_is_described(connection: psycopg.Con
         name for (name,) in connection.execute("select relname from pg_class where relispartition").fetchall()
     }
     missing = [str(function["proname"]) for function in functions if not function["comment"]]
-    missing += [name for name, comment in described.items() if not comment]
+    # the partitions of a day are made by retain, here perhaps by the test before this one
+    missing += [name for name, comment in described.items() if not comment and name not in partitions]
     for column in columns:
         table: object = column["relname"]
         if table in partitions:
