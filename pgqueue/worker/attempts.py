@@ -279,7 +279,7 @@ class Attempts:
                         return self.timed_out(job)
             if slot.stop is Stop.CANCEL:
                 return CANCELLED
-        if isinstance(error, NotStarted):
+        if isinstance(error, NotStarted) and task.transactional:  # else it is a step that found no database
             report_outage("transactional", error)
             return Snoozed(1.0)
         if isinstance(error, LeaseLost) and task.transactional:
