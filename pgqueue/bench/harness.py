@@ -79,9 +79,10 @@ def compared(
     bar: float | None = None,
     note: str = "",
     unit: str = "/s",
+    of: Callable[[list[float]], float] = max,
 ) -> Result:
-    """A rate beside its ceiling, each the best of its rounds."""
-    best, limit = max(ours), max(ceiling)
+    """A rate beside its ceiling, each the best of its rounds, or what `of` says of them."""
+    best, limit = of(ours), of(ceiling)
     return Result(
         name=name,
         ours=best,

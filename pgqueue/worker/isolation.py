@@ -8,7 +8,6 @@ of its own, so that neither waits for the other, nor dies of what the other left
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
 import time
@@ -27,7 +26,7 @@ from pgqueue.worker.executors.process import NotReady
 from pgqueue.worker.executors.processes import Processes
 from pgqueue.worker.frames import Setup, ending_of
 from pgqueue.worker.saying import hear
-from pgqueue.worker.slot import Slot
+from pgqueue.worker.slot import NEVER, Slot
 from pgqueue.worker.telling import Telling
 
 log = structlog.get_logger("pgqueue.worker")
@@ -79,7 +78,7 @@ class Isolation:
         board.cells[cell] = 0
         timeout = timeout_of(job, task.timeout)
         if timeout is not None:
-            slot.deadline, board.deadlines[cell] = math.inf, 0
+            slot.deadline, board.deadlines[cell] = NEVER, 0
         asked = time.monotonic()
         pool = self._processes
         try:
@@ -106,8 +105,7 @@ class Isolation:
                 self._telling.started(job)
             board.cells[cell] = -job.id
             if timeout is not None and slot.stop is None:
-                slot.deadline = time.monotonic() + timeout
-                board.deadlines[cell] = time.monotonic_ns() + int(timeout * 1e9)
+                slot.deadline = board.deadlines[cell] = time.monotonic_ns() + int(timeout * 1e9)
             ended = await process.run(job, partial(hear, slot, job))
             if ended.has_completed and job.task in self._telling.watched("succeeded"):
                 self._telling.succeeded(job)

@@ -8,6 +8,9 @@ from typing import Any
 
 from pgqueue.job import ClaimedJob
 
+NEVER = 2**63 - 1
+"""A deadline that does not come."""
+
 
 class Stop(Enum):
     """Why an attempt is to end before its handler does."""
@@ -21,7 +24,7 @@ class Slot:
     """What the slot's own runner, the sweeper and a request to cancel know of each other.
 
     - `job`, `cell`: what is in the slot now, and its cell on the board; `job` is None while the slot is idle.
-    - `deadline`: when (`time.monotonic()`) something is due for this attempt; None: nothing.
+    - `deadline`: when (`time.monotonic_ns()`) something is due for this attempt; None: nothing.
     - `stop`: why the attempt is to end early; None: it is not.
     - `is_settled`: the attempt was ended without its handler, which still occupies the slot.
     - `reports`: who takes what handlers say while they run; None: nobody.
@@ -35,7 +38,7 @@ class Slot:
         self.runner: asyncio.Task[Any]
         self.job: ClaimedJob | None = None
         self.cell = 0
-        self.deadline: float | None = None
+        self.deadline: int | None = None
         self.stop: Stop | None = None
         self.is_settled = False
 

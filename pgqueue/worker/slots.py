@@ -61,7 +61,7 @@ class Slots:
         self._board = board
         self._slots = [Slot(number, reports) for number in range(hand.concurrency)]
         self._timeouts = {
-            name: task.timeout
+            name: int(task.timeout * 1e9)
             for name, task in attempts.tasks.items()
             if task.timeout is not None and not isinstance(task, BatchTask)  # a batch has one for all
         }
@@ -102,7 +102,7 @@ class Slots:
             log.info("job.cancelling", job_id=job.id, task=job.task, queue=job.queue)
             if self._attempts.can_be_stopped(job):
                 slot.interrupt(Stop.CANCEL)
-                self._arm(slot, time.monotonic() + self._grace(job))
+                self._arm(slot, time.monotonic_ns() + self._grace(job))
             else:
                 slot.stop = Stop.CANCEL  # it reads ctx.cancelled, or finishes
 
@@ -119,7 +119,7 @@ class Slots:
         """Ends attempts whose time is over. Runs until cancelled, and sleeps while no attempt has a deadline."""
         while True:
             await self._armed.wait()
-            now = time.monotonic()
+            now = time.monotonic_ns()
             armed = [slot for slot in self._slots if slot.deadline is not None]
             if not armed:
                 self._armed.clear()
@@ -131,7 +131,7 @@ class Slots:
 
     async def _serve(self, slot: Slot) -> None:
         hand, settler, start = self._hand, self._settler, self._attempts.start
-        timeouts, deadlines = self._timeouts, self._board.deadlines
+        timeouts, deadlines, clock = self._timeouts, self._board.deadlines, time.monotonic_ns
         in_a_row = 0
         while True:
             if not hand.waiting:
@@ -146,12 +146,11 @@ class Slots:
             job, cell = hand.take()
             slot.job, slot.cell = job, cell
             timeout = timeouts.get(job.task)
-            if job.options is not None:
-                timeout = timeout_of(job, timeout)
+            if job.options is not None and (own := timeout_of(job, None)) is not None:
+                timeout = int(own * 1e9)
             if timeout is not None:
                 # The supervisor reads it: it is the one that can end a handler which blocks this process's loop.
-                due = time.monotonic() + timeout
-                deadlines[cell] = int(due * 1e9)
+                deadlines[cell] = due = clock() + timeout
             started = start(slot, job)
             ending: Ending | None
             if isinstance(started, ENDINGS):
@@ -182,11 +181,11 @@ class Slots:
                 _log_failure(job, ending)
                 settler.settle(job, cell, ending)
 
-    def _grace(self, job: ClaimedJob) -> float:
-        """Apart, the handler has its grace before its process is killed: the slot waits for that."""
-        return 2 * GRACE_SECONDS if self._attempts.runs_apart(job) else GRACE_SECONDS
+    def _grace(self, job: ClaimedJob) -> int:
+        """Nanoseconds. Apart, the handler has its grace before its process is killed: the slot waits for that."""
+        return int((2 if self._attempts.runs_apart(job) else 1) * GRACE_SECONDS * 1e9)
 
-    def _arm(self, slot: Slot, due: float) -> None:
+    def _arm(self, slot: Slot, due: int) -> None:
         slot.deadline = due
         if not self._armed.is_set():
             self._armed.set()
@@ -197,7 +196,7 @@ class Slots:
         assert job is not None
         if slot.stop is None and self._attempts.can_be_stopped(job):
             slot.interrupt(Stop.TIMEOUT)
-            self._arm(slot, time.monotonic() + self._grace(job))
+            self._arm(slot, time.monotonic_ns() + self._grace(job))
             return
         ending = CANCELLED if slot.stop is Stop.CANCEL else self._attempts.timed_out(job)
         slot.stop = slot.stop or Stop.TIMEOUT
