@@ -10,6 +10,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo "$$name"; break; }; done)
 TESTS  ?=
+# Processes that run tests side by side, each with a server of its own; 0: none beside this one, as --pdb wants it.
+JOBS   ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench freeze docs clean
@@ -22,7 +24,7 @@ demo: $(STAMP)  ## watch orders being processed, with faults, for about 20 secon
 
 test: $(STAMP)  ## run the tests (TESTS='-k enqueue -x' passes options on to pytest)
 	@echo "==> tests"
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter, the SQL's syntax
 	@echo "==> ruff"

@@ -23,6 +23,7 @@ from pgqueue import settings as settings_module
 from pgqueue.bulk import Bulk
 from pgqueue.cli import COMMANDS, main
 from pgqueue.hooks import EVENTS
+from pgqueue.schedule import Schedule
 from pgqueue.settings import Settings
 from pgqueue.task import BoundTask, Item, Task
 
@@ -69,6 +70,13 @@ def python_page() -> str:
                 "result",
                 "result_async",
                 "events",
+                "schedule",
+                "schedules",
+                "add_schedule",
+                "unschedule",
+                "pause_schedule",
+                "resume_schedule",
+                "run_schedule",
                 "close",
                 "aclose",
             ),
@@ -77,6 +85,7 @@ def python_page() -> str:
         (BoundTask, ()),
         (Item, ()),
         (Bulk, ("enqueue",)),
+        (Schedule, ("due_after",)),
         (pgqueue.Job, ("outcome",)),
         (pgqueue.Unique, ()),
         (pgqueue.JobInfo, ("has_ended", "has_result", "result")),
@@ -163,6 +172,7 @@ def testing_page() -> str:
         "run_one": testing.run_one,
         "Ran": testing.Ran,
         "travel": testing.travel,
+        "tick": testing.tick,
         "crash_after": testing.crash_after,
         "lend": testing.lend,
         "EndlessDrain": testing.EndlessDrain,

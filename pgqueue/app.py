@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from pgqueue import calls
+from pgqueue.batch_task import BatchDecorator, BatchTask
 from pgqueue.bulk import Bulk, check_items, send_items, tell
 from pgqueue.context import Context
 from pgqueue.dependencies import Providers, Scope
@@ -20,11 +21,13 @@ from pgqueue.hooks import Hookable, Hooks
 from pgqueue.job import Cancellation, Job
 from pgqueue.look import Looking
 from pgqueue.middleware import Middleware, Pair
-from pgqueue.options import TaskOptions
+from pgqueue.options import TaskOptions, check_name
 from pgqueue.pools import OwnConnections
 from pgqueue.retry import Duration
+from pgqueue.schedule import Schedule
+from pgqueue.scheduling import Scheduling, module_name
 from pgqueue.settings import Settings, load_settings
-from pgqueue.task import BatchDecorator, BatchTask, Decorator, Enqueueable, Item, Task
+from pgqueue.task import Decorator, Enqueueable, Item, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,7 +35,7 @@ M = TypeVar("M", bound=Middleware)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class App(Hookable, Looking):
+class App(Hookable, Looking, Scheduling):
     """An application's tasks, and the façade to enqueue them.
 
         app = pgqueue.App()
@@ -45,15 +48,20 @@ class App(Hookable, Looking):
 
     Making one reads nothing and connects to nothing: settings are loaded and connections are opened when
     they are first needed. `dsn` overrides the one of the settings; `settings` replaces what
-    `load_settings()` finds; `name` is for people who run several.
+    `load_settings()` finds.
+
+    `name` says whose the schedules are that the app's code defines: a worker's start brings those of its app's name to
+    what the code says. By default it is the name of the module that the app is made in. Two apps that work on one
+    database need two names: with one name, each would remove the schedules of the other.
     """
 
     def __init__(self, *, dsn: str | None = None, settings: Settings | None = None, name: str | None = None):
-        self.name = name
+        self.name: str = module_name(self, sys._getframe(1)) if name is None else check_name("name", name)
         self._dsn = dsn
         self._settings = settings
         self._loaded: Settings | None = None
         self._tasks: dict[str, Task[..., Any]] = {}
+        self._schedules: dict[str, Schedule] = {}
         self._own = OwnConnections(lambda: self.settings.dsn)
         self._all_ears = {}
         self.hooks = Hooks()
@@ -386,4 +394,4 @@ class App(Hookable, Looking):
         await self._own.aclose()
 
     def __repr__(self) -> str:
-        return f"<pgqueue.App{' ' + self.name if self.name else ''} of {len(self._tasks)} tasks>"
+        return f"<pgqueue.App {self.name} of {len(self._tasks)} tasks>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, cast
 
@@ -93,6 +94,24 @@ class Context(Generic[C]):
         return cast(Mapping[str, Any], self._stored().get("metadata") or {})
 
     @property
+    def schedule(self) -> str | None:
+        """The name of the schedule that enqueued the job; None: no schedule did."""
+        name = self._stored().get("schedule")
+        return name if isinstance(name, str) else None
+
+    @property
+    def due_at(self) -> datetime | None:
+        """The due time of the schedule that the job stands for, in UTC; None for a job of no schedule.
+
+        The same however late the job starts, and over all attempts: what a report of "the day before" counts from.
+        """
+        text = self._stored().get("due_at")
+        try:
+            return datetime.fromisoformat(text).astimezone(UTC) if isinstance(text, str) else None
+        except (ValueError, OverflowError):  # written by somebody else
+            return None
+
+    @property
     def idempotency_key(self) -> str:
         """A key for services that know such a thing: the same over all attempts of the job, unlike any other's.
 
@@ -108,10 +127,12 @@ class Context(Generic[C]):
 
         A function that takes a connection is called with one (psycopg's, async for an async handler) in a
         transaction, and what it writes there commits together with the record: exactly once. One that takes
-        nothing is recorded when it has returned; a death in between takes it again.
+        nothing is recorded when it has returned; a death in between takes it again. Inside of one that has a connection
+        there can be no other step.
 
         Await it in an async handler; in a thread it returns the result. The result has to be JSON, at most
-        64 KiB. Raises `LeaseLost` when the attempt is no longer this worker's, `InvalidOption`.
+        64 KiB. It stays with the job, over a replay too. Raises `LeaseLost` when the attempt is no longer this
+        worker's, `InvalidOption`.
         """
         if self._connection is not None:
             raise PgqueueError(

@@ -8,8 +8,9 @@
     │   └── ServerFailed            the embedded server did not start
     ├── InvalidJob                  an enqueue that is refused; nothing was written
     │   ├── InvalidArgs             the arguments: not JSON, too large, not the task's signature
-    │   ├── InvalidOption           queue, priority, delay, attempts, keys, tags …
+    │   ├── InvalidOption           queue, priority, delay, attempts, keys, tags …; cron, tz … of a schedule
     │   └── UnknownTask             a name that no task has
+    ├── UnknownSchedule             a name that no schedule has
     ├── UnusableConnection          closed, read-only, aborted, or of a kind that cannot enqueue
     ├── SerializationConflict       the transaction has to be tried again as a whole (40001, 40P01)
     ├── DatabaseUnavailable         the server is gone or refuses; trying later may help
@@ -71,11 +72,15 @@ class InvalidArgs(InvalidJob):
 
 
 class InvalidOption(InvalidJob):
-    """An option of an enqueue (queue, priority, delay, keys, tags …) outside its range."""
+    """An option of an enqueue, a task or a schedule (queue, delay, keys, cron, tz …) outside its range."""
 
 
 class UnknownTask(InvalidJob):
     """A task name that is not in the app's registry."""
+
+
+class UnknownSchedule(PgqueueError, LookupError):
+    """There is no schedule of that name in the database."""
 
 
 class UnusableConnection(PgqueueError):

@@ -15,10 +15,11 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from pgqueue.app import App
+from pgqueue.batch_task import BatchTask
 from pgqueue.context import Context
 from pgqueue.middleware import Middleware
 from pgqueue.resources import JobScope, Resources, complete
-from pgqueue.task import BatchTask, Task
+from pgqueue.task import Task
 
 
 class Handler(NamedTuple):

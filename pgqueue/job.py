@@ -94,7 +94,8 @@ class ClaimedJob(NamedTuple):
 class DeadLetter:
     """A job that will not be tried again by itself: a row of `pgqueue.find_dead()`.
 
-    `args`, `options` and `errors` are JSON text; `errors` lists every failed attempt, oldest first.
+    `args`, `options` and `errors` are JSON text; `errors` lists every failed attempt, oldest first. `fingerprint` is that of
+    the last one.
     """
 
     id: int
@@ -113,6 +114,7 @@ class DeadLetter:
     unique_key: str | None
     options: str | None
     errors: str
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ class Looking:
     _own: OwnConnections
     _all_ears: dict[asyncio.AbstractEventLoop, Ears]
 
-    @property
-    def settings(self) -> Settings:
-        """Those of the app."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # a plain annotation would promise that it can be assigned to; the app has it
+
+        @property
+        def settings(self) -> Settings: ...
 
     def job(self, job: Job | int, /) -> JobInfo | None:
         """What has become of a job: its state, attempts, progress, result; None when it is not on record.

@@ -15,7 +15,7 @@ from pgqueue.error_text import did_you_mean, safe_repr
 from pgqueue.errors import ConfigurationError, InvalidOption
 from pgqueue.job import seconds
 from pgqueue.middleware import Middleware
-from pgqueue.retry import DEFAULT_ATTEMPTS, Duration, RetryPolicy, check_attempts
+from pgqueue.retry import Duration, RetryPolicy, check_attempts
 from pgqueue.unique import Unique, check_key
 
 DEFAULT_QUEUE = "default"
@@ -132,13 +132,13 @@ class Options:
         *,
         queue: str,
         priority: int,
-        max_attempts: int,
+        max_attempts: int | None,
         on_crash: OnCrash = "retry",
         unique: Unique | None = None,
     ) -> dict[str, Any]:
         """The arguments of `calls.enqueue` but `args`; what equals the default of the SQL is left out.
 
-        `queue`, `priority` and `max_attempts` are the task's own, for what is not set here; `on_crash` goes with
+        `queue`, `priority` and `max_attempts` are the task's own, for what is not set here, None: the queue's; `on_crash` goes with
         the job, because the database decides when nobody is left who knows the task. `unique`: see `unique_of`;
         a key that it derives from the args is left to the caller.
         """
@@ -156,7 +156,7 @@ class Options:
         if self.expires is not None:
             stored["expires_at" if isinstance(self.expires, str) else "expires_in"] = self.expires
         if retry is not None:
-            stored["retry"] = retry.with_attempts(attempts).to_json()
+            stored["retry"] = retry.with_attempts(attempts or retry.attempts).to_json()
         if on_crash == "dead":
             stored["on_crash"] = on_crash
         key, delay = self.unique_key, self.delay
@@ -173,7 +173,7 @@ class Options:
             "priority": None if priority == DEFAULT_PRIORITY else priority,
             "run_at": self.run_at,
             "delay": delay,
-            "max_attempts": None if attempts == DEFAULT_ATTEMPTS else attempts,
+            "max_attempts": attempts,
             "unique_key": key,
             "idempotency_key": self.idempotency_key,
             "options": msgspec.json.encode(stored).decode() if stored else None,

@@ -57,7 +57,7 @@ class Settings:
     max_result_bytes: int = 65_536
     """The most bytes of JSON that a kept result may take: 1 KiB to 16 MiB."""
     transactional_connections: int = 5
-    """Transactional jobs that one process runs at once, each on a connection: 1 to 100."""
+    """Transactional jobs and steps of async handlers that have a connection at once in one process, and as many steps of sync handlers: 1 to 100."""
     task_processes: int | None = None
     """Processes of one worker process for `executor="process"`, and as many for jobs that crashed: 1 to 256; None: one for each CPU."""
     block_threshold: float = 1.0

@@ -18,23 +18,20 @@ from typing import (
     Protocol,
     TypeVar,
     Unpack,
-    get_args,
-    get_origin,
     overload,
 )
 
 import msgspec
 
 from pgqueue import calls
-from pgqueue.batch import MAX_SIZE, BatchJob, item_signature
 from pgqueue.calls import Call
 from pgqueue.context import Context
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
 from pgqueue.encoding import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_args
 from pgqueue.error_text import safe_repr
-from pgqueue.errors import ConfigurationError, InvalidOption
+from pgqueue.errors import ConfigurationError
 from pgqueue.hooks import Enqueued, Hookable, Hooks, args_of, tell_enqueued
-from pgqueue.job import Job, seconds
+from pgqueue.job import Job
 from pgqueue.middleware import Middleware, check_middleware
 from pgqueue.options import (
     DEFAULT_PRIORITY,
@@ -61,7 +58,6 @@ from pgqueue.unique import DerivedKey, Unique
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
-T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any], covariant=True)
 
 
@@ -91,7 +87,7 @@ class Enqueueable(Generic[F]):
             task.name,
             queue=task.queue,
             priority=task.priority,
-            max_attempts=task.max_attempts,
+            max_attempts=None if task.retry is DEFAULT_RETRY else task.max_attempts,
             on_crash=task.on_crash,
             unique=(unique := options.unique_of(task.unique)),
         )
@@ -137,6 +133,16 @@ class Enqueueable(Generic[F]):
             return job
 
         return replace(call, decode=decode)
+
+    def row(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """What an enqueue with these args hands to `calls.enqueue`, without a key that is made of them.
+
+        For those who enqueue later. No settings are read: the args may take what they may by default. Raises
+        `InvalidArgs`.
+        """
+        encoded = encode_args(args, limit=MAX_ARGS_BYTES)
+        self.task.parameters.check(encoded)
+        return {**self._row, "args": encoded}
 
     def _teller(self, encoded: str) -> Callable[[Job], None] | None:
         """What tells the hooks of `enqueued` of a job with these args; None when there are none."""
@@ -350,63 +356,6 @@ class Task(BoundTask[P, R], Hookable):
                     "stood in for with app.override(…)"
                 )
         return {name: self._overrides[kind] for name, kind in missing.items()}
-
-
-class BatchTask(Task[[T], R], Generic[T, R]):
-    """A task whose handler gets many jobs at once. Made by `@app.batch_task`."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        size: int,
-        wait: Duration,
-        limit: Callable[[], int] | None = None,
-        namespace: Mapping[str, Any] | None = None,
-        **options: Any,
-    ):
-        if options.get("transactional"):
-            raise ConfigurationError("a batch task cannot be transactional: its jobs end one by one")
-        if options.get("keep_result"):
-            raise ConfigurationError(
-                "a batch task keeps no results: its handler returns one thing for many jobs"
-            )
-        if options.get("middleware"):
-            raise ConfigurationError("a batch task has no middleware: it is no one job, and has no Context")
-        if options.get("executor") == "process":
-            raise ConfigurationError(
-                "a batch task cannot have executor='process', which runs one job at a time"
-            )
-        super().__init__(function, limit=limit, namespace=namespace, **options)
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
-            raise InvalidOption(f"size: expected an integer from 1 to {MAX_SIZE:,}, got {safe_repr(size)}")
-        self.size: int = size
-        """Jobs of a batch, at the most."""
-        self.wait: float = seconds(wait, name="wait")
-        """Seconds that the first job of a batch waits for others, at the most."""
-
-    def _parameters(self, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> Parameters:
-        handler = Parameters(self.name, function, namespace)
-        jobs = handler.only
-        of = get_args(jobs)[0] if get_origin(jobs) is list else None
-        if get_origin(of) is not BatchJob:
-            raise ConfigurationError(
-                f"task {self.name}: the handler of a batch task has one parameter of type "
-                "list[pgqueue.BatchJob[…]], with the type of what its jobs are enqueued with"
-            )
-        item = Parameters(self.name, item_signature(get_args(of)[0]))
-        item.provided = handler.provided
-        return item
-
-    def __call__(self, jobs: list[BatchJob[T]], /) -> R:  # type: ignore[override]
-        """Runs the function itself; nothing is enqueued."""
-        return self.function(jobs, **self._provided((jobs,), {}))  # type: ignore[no-any-return]
-
-
-class BatchDecorator(Protocol):
-    """What `@app.batch_task(…)` is: makes a `BatchTask` of a function."""
-
-    def __call__(self, function: Callable[[list[BatchJob[T]]], R], /) -> BatchTask[T, R]: ...
 
 
 class Decorator(Protocol):

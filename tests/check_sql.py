@@ -71,7 +71,8 @@ def _plain(code: str) -> str:
     name = re.search(r"create function pgqueue\.(\w+)", code)
     if name:  # an argument that is assigned to by its qualified name
         code = re.sub(rf"^(\s*){name[1]}\.(\w+) :=", r"\1\2 :=", code, flags=re.MULTILINE)
-    # a variable of a table's row type
+    # an argument, and a variable, of a table's row type
+    code = re.sub(r"^(\s*\w+) pgqueue\.\w+,", r"\1 text,", code, flags=re.MULTILINE)
     return re.sub(r"^(\s*\w+) pgqueue\.\w+;$", r"\1 record;", code, flags=re.MULTILINE)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgqueue.bench.harness import Result
 from pgqueue.bench.report import HEADINGS, cells, line, markdown
+from pgqueue.bench.results import Result
 
 RUN = "from pgqueue.cli import main; main()"
 RATES = {
@@ -30,11 +30,12 @@ RATES = {
     "transactional": None,
     "held": 0.8,
     "held-mix-rate": None,
+    "bi-drain": 0.9,
 }
 """Every rate that is reported, and its bar."""
 DELAYS = {"loop-delay-p50", "loop-delay-p99"}
 """Times beside the same without a process of its own, in milliseconds."""
-LIMITS = {"wake-p50": 1.0, "wake-p99": 4.0}
+LIMITS = {"wake-p50": 1.0, "wake-p99": 4.0, "bi-queue-health": 200.0, "bi-jobs-by-id": 200.0}
 """Every time that has a limit, in milliseconds."""
 BUFFERS = {"held-mix-claim", "held-mix-complete", "held-mix-enqueue", "held-mix-fail"}
 """Calls whose buffers are compared at least."""
@@ -74,8 +75,11 @@ def test_every_measurement_is_reported_and_nothing_is_left_behind(server: str, t
         "enqueue",
         "execution",
         "wake",
+        "on-time",
+        "idle",
         "held",
         "held-mix",
+        "bi",
         "loop-delay",
     }
 

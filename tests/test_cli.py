@@ -97,7 +97,7 @@ def test_a_group_alone_shows_its_help(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["enqeue"], "No such command 'enqeue'. Did you mean 'enqueue'? (see `pgqueue --help`)"),
+        (["schedulse"], "No such command 'schedulse'. Did you mean 'schedules'? (see `pgqueue --help`)"),
         (["db", "upgarde"], "No such command 'upgarde'. Did you mean 'upgrade'? (see `pgqueue db --help`)"),
         (["db", "check", "--jsno"], "No such option '--jsno'. (Did you mean one of: '--dsn', '--json'?)"),
         (["--vresion"], "No such option '--vresion'. Did you mean '--version'? (see `pgqueue --help`)"),

@@ -21,6 +21,7 @@ from pgqueue.drivers import run
 from pgqueue.errors import InvalidOption
 from pgqueue.settings import Settings
 from tests.sql.acting import call, claim, claimed, enqueue, register, scalar
+from tests.worker.harness import until
 
 Session = psycopg.Connection
 
@@ -157,39 +158,56 @@ def test_many_events_come_page_by_page(
     assert sorted(event.job_id for event in events) == [job.id for job in jobs]
 
 
-def test_events_are_those_from_now_on_unless_it_is_said(app: pgqueue.App, connection: Session) -> None:
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What readers have asked so far: `read_events` for what has come, `endings_under_way` before that."""
+    asked: list[str] = []
+
+    def watch(name: str) -> None:
+        call = getattr(calls, name)
+
+        def noted(*arguments: Any, **options: Any) -> calls.Call[Any]:
+            asked.append(name)
+            found: calls.Call[Any] = call(*arguments, **options)
+            return found
+
+        monkeypatch.setattr(calls, name, noted)
+
+    watch("read_events")
+    watch("endings_under_way")
+    return asked
+
+
+def test_events_are_those_from_now_on_unless_it_is_said(
+    app: pgqueue.App, connection: Session, looks: list[str]
+) -> None:
     ends(connection, 3)
 
     async def act(events: AsyncIterator[pgqueue.Event]) -> None:
         first = asyncio.ensure_future(anext(events))
-        await until_registered(connection)
+        await until(lambda: "read_events" in looks)  # it has drawn its line
         (id,) = await asyncio.to_thread(ends, connection, 1)
         assert (await first).job_id == id
 
     following(app, act)
 
 
-async def until_registered(connection: Session) -> None:
-    """Waits until a reader has asked to be told, and has read since."""
-    from tests.worker.harness import until
-
-    await until(lambda: scalar(connection, "select count(*) from pgqueue.waiters where job_id = 0"))
-    await asyncio.sleep(0.3)
-
-
-def test_a_reader_is_told_of_an_event_at_once(app: pgqueue.App, connection: Session) -> None:
+def test_a_reader_is_told_of_an_event_at_once(
+    app: pgqueue.App, connection: Session, looks: list[str]
+) -> None:
     delays = []
 
     async def act(events: AsyncIterator[pgqueue.Event]) -> None:
         coming = asyncio.ensure_future(anext(events))
-        await until_registered(connection)
+        await until(lambda: "read_events" in looks)
         for _ in range(4):
+            # It gathers for a while after each look; only then does it sleep, and nothing but the telling wakes it.
+            await asyncio.sleep(2 * waiting.GATHER_SECONDS)
             await asyncio.to_thread(ends, connection, 1)
             ended_at = time.monotonic()
             await coming
             delays.append(time.monotonic() - ended_at)
             coming = asyncio.ensure_future(anext(events))
-            await asyncio.sleep(0.3)
         coming.cancel()
 
     following(app, act)
@@ -224,7 +242,9 @@ def test_a_reader_that_may_not_listen_looks(database: str, connection: Session) 
 # None is missed -----------------------------------------------------------------------------------------
 
 
-def overtaken(app: pgqueue.App, connection: Session, database: str) -> tuple[list[int], int, int]:
+def overtaken(
+    app: pgqueue.App, connection: Session, database: str, looks: list[str]
+) -> tuple[list[int], int, int]:
     """What a reader sees while an ending that drew its time first commits last: ids, first, second."""
     worker = register(connection)
     slow, quick = claimed(connection, worker), claimed(connection, worker)
@@ -235,11 +255,12 @@ def overtaken(app: pgqueue.App, connection: Session, database: str) -> tuple[lis
             call(other, "complete", ids=[slow.id], leases=[slow.lease])
             complete(connection, quick)
             first = asyncio.ensure_future(anext(events))
-            await asyncio.sleep(0.5)
+            # It has read past the one that is late, or waits for it and has been told "not yet".
+            await until(lambda: first.done() or looks.count("endings_under_way") > 1)
             other.commit()
             seen = [(await first).job_id]
             try:
-                async with asyncio.timeout(2.5):
+                async with asyncio.timeout(waiting.LOOK_SECONDS + 0.5):  # nothing later would bring it
                     seen.append((await anext(events)).job_id)
             except TimeoutError:
                 pass
@@ -250,19 +271,24 @@ def overtaken(app: pgqueue.App, connection: Session, database: str) -> tuple[lis
 
 
 def test_an_ending_that_commits_late_is_not_overtaken(
-    app: pgqueue.App, connection: Session, database: str
+    app: pgqueue.App, connection: Session, database: str, looks: list[str]
 ) -> None:
-    seen, slow, quick = overtaken(app, connection, database)
+    seen, slow, quick = overtaken(app, connection, database, looks)
     assert seen == [slow, quick]
 
 
 def test_a_careless_reader_would_miss_it(
-    app: pgqueue.App, connection: Session, database: str, monkeypatch: pytest.MonkeyPatch
+    app: pgqueue.App,
+    connection: Session,
+    database: str,
+    looks: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same, without waiting for what is under way."""
     horizon: calls.Call[Any] = calls.Call(calls.EVENTS_HORIZON, (), lambda rows: (rows[0][0], []))
     monkeypatch.setattr(calls, "events_horizon", lambda: horizon)
-    seen, _, quick = overtaken(app, connection, database)
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.2)
+    seen, _, quick = overtaken(app, connection, database, looks)
     assert seen == [quick]
 
 

@@ -6,26 +6,37 @@ import asyncio
 import smtplib
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine, select, update
+from sqlalchemy import Engine, create_engine, func, select, update
 from sqlalchemy.orm import Session
+from structlog.testing import capture_logs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 
 from orders import gateway, mail
 from orders.demo.sink import MAX_BYTES, Sink
 from orders.intake import Malformed, parse, read_orders
-from orders.models import Confirmation, Order, OrderStatus, Payment, Product
+from orders.models import Alert, Confirmation, Order, OrderStatus, Payment, Product
 from orders.service import OrderRequest, UnknownProduct, place_order, set_up
-from orders.tasks import OutOfStock, app, reserve_inventory, send_confirmation, validate_payment
+from orders.tasks import (
+    OutOfStock,
+    alert_stuck_orders,
+    app,
+    delete_old_orders,
+    reserve_inventory,
+    send_confirmation,
+    validate_payment,
+)
 
 from pgqueue import Exponential
-from pgqueue.testing import assert_enqueued, crash_after, drain, enqueued, refute_enqueued, travel
+from pgqueue.testing import assert_enqueued, crash_after, drain, enqueued, refute_enqueued, tick, travel
 
 CSV = Path(__file__).resolve().parent.parent / "examples" / "orders" / "orders.csv"
 
@@ -177,7 +188,7 @@ def test_a_payment_has_three_attempts_after_5_and_10_seconds_but_for_a_card_that
     assert isinstance(policy, Exponential)
     assert (policy.attempts, policy.base, policy.factor) == (3, 5.0, 2)
     assert validate_payment.permanent == (gateway.CardRefused,)
-    assert list(app.tasks) == ["validate_payment", "reserve_inventory", "send_confirmation"]
+    assert list(app.tasks)[:3] == ["validate_payment", "reserve_inventory", "send_confirmation"]
 
 
 # Reserving --------------------------------------------------------------------------------------------
@@ -235,6 +246,64 @@ def test_a_mail_server_that_is_away_fails_the_attempt(
     with pytest.raises(OSError, match="refused"):
         drain(app, session)
     assert session.get_one(Order, "A-1").status is OrderStatus.RESERVED
+
+
+# By the clock -----------------------------------------------------------------------------------------
+
+
+def aged(session: Session, reference: str, age: timedelta, status: OrderStatus) -> None:
+    """An order that was placed so long ago."""
+    place_order(session, request(reference))
+    session.execute(
+        update(Order).where(Order.id == reference).values(placed_at=func.now() - age, status=status)
+    )
+
+
+def due_locally(name: str, after: datetime, count: int) -> list[str]:
+    zone = ZoneInfo(app.schedules[name].rule.tz)
+    return [due.astimezone(zone).strftime("%d %H:%M") for due in app.schedules[name].due_after(after, count)]
+
+
+def test_old_orders_are_deleted_every_night_at_two_and_stuck_ones_looked_for_every_minute() -> None:
+    evening = datetime(2026, 11, 23, 20, 59, 30, tzinfo=UTC)
+    assert list(app.schedules) == ["delete_old_orders", "alert_stuck_orders"]
+    assert due_locally("delete_old_orders", evening, 2) == ["24 02:00", "25 02:00"]
+    assert due_locally("alert_stuck_orders", evening, 3) == ["23 21:00", "23 21:01", "23 21:02"]
+
+
+def test_the_nightly_clean_up_deletes_cancelled_orders_older_than_90_days_and_what_belongs_to_them(
+    session: Session,
+) -> None:
+    old, young = timedelta(days=91), timedelta(days=89)
+    aged(session, "old", old, OrderStatus.CANCELLED)
+    aged(session, "young", young, OrderStatus.CANCELLED)
+    aged(session, "kept", old, OrderStatus.CONFIRMED)
+    for reference in ("old", "kept"):
+        session.add(Payment(order_id=reference, authorization="auth_1", amount_cents=1350))
+    session.flush()
+    tick(app, session, "delete_old_orders")
+    drained = drain(app, session, queue="default")
+    assert [ran.task for ran in drained.attempts] == [delete_old_orders.name]
+    assert set(session.scalars(select(Order.id))) == {"young", "kept"}
+    assert session.scalars(select(Payment.order_id)).all() == ["kept"]
+
+
+def test_an_order_that_is_stuck_raises_one_alert(session: Session) -> None:
+    aged(session, "stuck", timedelta(minutes=11), OrderStatus.PENDING)
+    aged(session, "fresh", timedelta(minutes=9), OrderStatus.PENDING)
+    aged(session, "paid", timedelta(minutes=11), OrderStatus.PAID)
+    lines = []
+    for _ in range(2):
+        tick(app, session, "alert_stuck_orders")
+        with capture_logs() as logs:
+            drained = drain(app, session, queue="default")
+        assert [ran.task for ran in drained.attempts] == [alert_stuck_orders.name]
+        lines += [line["order_id"] for line in logs if line["event"] == "order.stuck"]
+    assert session.scalars(select(Alert.order_id)).all() == lines == ["stuck"]
+
+
+def test_a_second_check_does_not_begin_while_the_first_one_waits(session: Session) -> None:
+    assert [tick(app, session, "alert_stuck_orders").created for _ in range(2)] == [True, False]
 
 
 # Reading orders ---------------------------------------------------------------------------------------

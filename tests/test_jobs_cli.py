@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pgqueue import calls
+from pgqueue.cli import acting, main
 from pgqueue.cli import jobs as jobs_cli
-from pgqueue.cli import main
 from pgqueue.drivers import run
 from pgqueue.job import ClaimedJob
 from tests.sql.acting import claim, claimed, enqueue, register, scalar
@@ -29,6 +29,14 @@ def pgqueue(database: str) -> Any:
         return CliRunner().invoke(main, ["--dsn", database, "jobs", *arguments], input=input)
 
     return invoke
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is asked can answer."""
+    from click import testing
+
+    monkeypatch.setattr(testing._NamedTextIOWrapper, "isatty", lambda _: True, raising=False)
 
 
 def documents(result: Result) -> Any:
@@ -294,6 +302,7 @@ def test_jobs_are_cancelled_by_id_and_each_outcome_is_told(
     )
 
 
+@pytest.mark.usefixtures("on_a_terminal")
 def test_what_matches_is_counted_and_asked_for_before_it_is_cancelled(
     pgqueue: Any, seven: dict[str, int], connection: Session
 ) -> None:
@@ -330,7 +339,7 @@ def test_only_what_waits_or_runs_and_matches_is_cancelled(
 def test_many_are_cancelled_in_steps(
     connection: Session, pgqueue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_cli, "STEP", 3)
+    monkeypatch.setattr(acting, "STEP", 3)
     ids = [enqueue(connection) for _ in range(7)]
     result = pgqueue("cancel", *map(str, ids))
     assert result.exit_code == 0

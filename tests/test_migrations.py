@@ -30,6 +30,7 @@ from pgqueue.errors import (
     SchemaOutdated,
     SchemaTooNew,
 )
+from pgqueue.migrate import revisions, upgrading
 from tests.support import Databases, wait_until
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -65,7 +66,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "alter table pgqueue.ready_jobs add column later integer;\n"
         "create function pgqueue.later() returns integer language sql return 2;\n"
     )
-    monkeypatch.setattr(migrate, "_root", lambda: tmp_path / "migrations")
+    monkeypatch.setattr(revisions, "root", lambda: tmp_path / "migrations")
     return change
 
 
@@ -73,7 +74,7 @@ def later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def outdated(later: Path, empty: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The DSN of a database at revision 0001, where 0002 is pending."""
     with monkeypatch.context() as earlier:
-        earlier.setattr(migrate, "_root", lambda: later.parents[2] / "before")
+        earlier.setattr(revisions, "root", lambda: later.parents[2] / "before")
         migrate.upgrade(empty)
     return empty
 
@@ -333,7 +334,7 @@ def test_an_upgrade_tries_again_and_gets_through_once_the_table_is_free(outdated
 def test_an_upgrade_waits_for_its_turn_no_longer_than_it_says(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrate, "_TURN_SECONDS", 0.05)
+    monkeypatch.setattr(upgrading, "TURN_SECONDS", 0.05)
     with psycopg.connect(empty, autocommit=True) as holder:
         holder.execute(TURN)
         with pytest.raises(

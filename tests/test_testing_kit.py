@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -641,7 +642,7 @@ def test_a_drain_inside_of_a_running_loop_asks_for_an_async_connection(
     asyncio.run(test())
 
 
-def test_an_interrupt_ends_a_drain(connection: psycopg.Connection) -> None:
+def test_an_interrupt_ends_a_drain(connection: psycopg.Connection, caplog: pytest.LogCaptureFixture) -> None:
     interrupted = pgqueue.App()
 
     @interrupted.task
@@ -651,9 +652,16 @@ def test_an_interrupt_ends_a_drain(connection: psycopg.Connection) -> None:
     stop.enqueue(connection)
     with pytest.raises(KeyboardInterrupt):
         drain(interrupted, connection)
+    gc.collect()
+    assert caplog.messages == [], "asyncio complains of a task that nobody has asked"
 
 
-def test_ctrl_c_ends_a_drain_and_the_transaction_goes_on(connection: psycopg.Connection) -> None:
+def test_ctrl_c_ends_a_drain_and_the_transaction_goes_on(
+    connection: psycopg.Connection, request: pytest.FixtureRequest
+) -> None:
+    # The tests may run in the background of a shell, where it is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     hanging = pgqueue.App()
 
     @hanging.task

@@ -36,10 +36,10 @@ try:
     import pgqueue.cli
     pgqueue.cli.main(arguments)
 finally:
-    import pgqueue.migrate
+    import pgqueue.migrate.revisions
     files = {name: module.__file__ for name, module in sys.modules.items() if name.startswith("pgqueue")}
     with open(report, "w") as file:
-        json.dump({"opened": sorted(opened), "files": files, "root": str(pgqueue.migrate._root())}, file)
+        json.dump({"opened": sorted(opened), "files": files, "root": str(pgqueue.migrate.revisions.root())}, file)
 """
 
 

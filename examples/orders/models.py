@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import CheckConstraint, DateTime, Enum, ForeignKey, func
+from sqlalchemy import CheckConstraint, DateTime, Enum, ForeignKey, Index, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -51,7 +51,10 @@ class Order(Base):
     """An order. Its id is the reference that the shop gave it, so that sending it twice makes one row."""
 
     __tablename__ = "orders"
-    __table_args__ = (CheckConstraint("quantity > 0", name="quantity_is_positive"),)
+    __table_args__ = (
+        CheckConstraint("quantity > 0", name="quantity_is_positive"),
+        Index("orders_by_status", "status", "placed_at"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -70,7 +73,7 @@ class Payment(Base):
 
     __tablename__ = "payments"
 
-    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
     authorization: Mapped[str]
     amount_cents: Mapped[int]
     paid_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -81,6 +84,15 @@ class Confirmation(Base):
 
     __tablename__ = "confirmations"
 
-    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
     message_id: Mapped[str]
     sent_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Alert(Base):
+    """An order that has been pending for too long, and that somebody was told of; at most one an order."""
+
+    __tablename__ = "alerts"
+
+    order_id: Mapped[str] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
+    raised_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,8 +1,8 @@
-"""What happens to an order after it was placed: three tasks, each of which enqueues the next one.
+"""What happens to an order after it was placed: three tasks, each of which enqueues the next one; and two schedules.
 
     place_order ─► validate_payment ─► reserve_inventory ─► send_confirmation
 
-All three are *transactional*: what a handler writes, the completion of its job and the next job commit
+All of them are *transactional*: what a handler writes, the completion of its job and the next job commit
 together or not at all. So an order cannot be paid without its reservation waiting, and a worker that is
 killed half-way leaves nothing half-done: the job runs again.
 
@@ -14,24 +14,26 @@ between the answer and the commit, hence two habits:
 - `ctx.idempotency_key` goes along, the same over all attempts of a job: the gateway charges once, and a
   mail that was sent twice has one Message-ID.
 
-The place for schedules, which come with a later release: every night at 02:00 the orders that were
-cancelled more than 90 days ago are deleted; every minute a job looks for orders that have been pending for
-10 minutes, and raises an alert.
+Two more tasks run by the clock, each due time once, however many workers there are: every night at 02:00
+cancelled orders that are older than 90 days are deleted; every minute a job looks for orders that have been
+pending for 10 minutes, and raises an alert.
 """
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import pgqueue
 from orders import gateway, mail
-from orders.models import Confirmation, Order, OrderStatus, Payment, Product
+from orders.models import Alert, Confirmation, Order, OrderStatus, Payment, Product
 
-app = pgqueue.App()
+app = pgqueue.App(name="orders")
 
 PAYMENT_BACKOFF = os.environ.get("ORDERS_PAYMENT_BACKOFF", "5s")
 """The wait before the second attempt; twice as long before the third."""
@@ -104,3 +106,32 @@ def send_confirmation(
     mailer.send(mail.compose(order, message_id=message_id))
     session.add(Confirmation(order_id=order.id, message_id=message_id))
     order.status = OrderStatus.CONFIRMED
+
+
+# By the clock -----------------------------------------------------------------------------------------
+
+
+@app.schedule(cron="0 2 * * *", tz="Europe/Berlin", overlap="skip")
+@app.task(transactional=True)
+def delete_old_orders(ctx: pgqueue.Context[Session], days: int = 90) -> None:
+    """Deletes cancelled orders that are older than `days`, with all that belongs to them."""
+    deleted = ctx.connection.scalars(
+        delete(Order)
+        .where(Order.status == OrderStatus.CANCELLED, Order.placed_at < func.now() - timedelta(days=days))
+        .returning(Order.id)
+    ).all()
+    ctx.log.info("orders.deleted", orders=len(deleted))
+
+
+# A minute that was missed is not made up for: the next one finds the same orders.
+@app.schedule(cron="* * * * *", missed="skip", overlap="skip")
+@app.task(transactional=True)
+def alert_stuck_orders(ctx: pgqueue.Context[Session], minutes: int = 10) -> None:
+    """Raises an alert for each order that has been pending for `minutes`, once."""
+    stuck = select(Order.id).where(
+        Order.status == OrderStatus.PENDING, Order.placed_at < func.now() - timedelta(minutes=minutes)
+    )
+    raised = insert(Alert).from_select(["order_id"], stuck).on_conflict_do_nothing().returning(Alert.order_id)
+    for order_id in ctx.connection.scalars(raised):
+        # Put your pager in this place. A line may be written twice when a worker dies; the row is there once.
+        ctx.log.error("order.stuck", order_id=order_id, pending_for=f"more than {minutes} minutes")

@@ -179,6 +179,7 @@ create table pgqueue.dead_letters (
     error        text,
     message      text,
     errors       jsonb       not null,
+    fingerprint  text        collate "C",
     constraint dead_letters_one_row_a_job primary key (id)
 );
 create index dead_letters_by_time on pgqueue.dead_letters (died_at);
@@ -190,6 +191,7 @@ comment on column pgqueue.dead_letters.reason is 'exhausted, permanent, failed, 
 comment on column pgqueue.dead_letters.error is 'The class of the last error.';
 comment on column pgqueue.dead_letters.message is 'The text of the last error.';
 comment on column pgqueue.dead_letters.errors is 'Every failed attempt, oldest first: attempt, failed_at, error, message, traceback.';
+comment on column pgqueue.dead_letters.fingerprint is 'That of the last error: the same for errors that come from the same place.';
 
 -- sql/1_tables/15_blocked_jobs.sql
 -- blocked: waits for another job to end.
@@ -370,14 +372,55 @@ comment on column pgqueue.job_reports.lines is 'The last 100 lines, 64 KiB of th
 -- A row a queue that somebody has said something about; a queue without a row has the defaults.
 
 create table pgqueue.queues (
-    name      text        collate "C" not null,
-    paused_at timestamptz,
-    constraint queues_one_row_a_name primary key (name)
+    name           text             collate "C" not null,
+    paused_at      timestamptz,
+    worker_limit   integer,
+    max_attempts   integer,
+    timeout        double precision,
+    target_wait    double precision,
+    keep_completed interval,
+    keep_cancelled interval,
+    keep_dead      interval,
+    max_completed  bigint,
+    max_cancelled  bigint,
+    max_dead       bigint,
+    resumes_at     timestamptz,
+    max_depth      bigint,
+    max_oldest     double precision,
+    constraint queues_one_row_a_name primary key (name),
+    constraint queues_limit_leaves_a_slot check (worker_limit >= 1),
+    constraint queues_attempts_that_a_job_can_have check (max_attempts between 1 and 32767),
+    constraint queues_times_are_positive_and_finite check ((timeout > 0 and timeout < 'infinity') is not false
+        and (target_wait > 0 and target_wait < 'infinity') is not false
+        and (max_oldest > 0 and max_oldest < 'infinity') is not false),
+    constraint queues_keep_for_no_negative_time check ((keep_completed >= '0') is not false
+        and (keep_cancelled >= '0') is not false and (keep_dead >= '0') is not false),
+    constraint queues_keep_no_negative_number check ((max_completed >= 0) is not false
+        and (max_cancelled >= 0) is not false and (max_dead >= 0) is not false),
+    constraint queues_depth_is_no_negative_number check (max_depth >= 0)
 );
 
-comment on table  pgqueue.queues is 'What operators have set for a queue, effective at once. No row: the defaults.';
+comment on table  pgqueue.queues is 'What operators have set for a queue, effective at once. No row, or null: the defaults.';
 comment on column pgqueue.queues.name is 'The queue.';
 comment on column pgqueue.queues.paused_at is 'Since when no job of it is claimed; null: not paused.';
+comment on column pgqueue.queues.worker_limit is 'How many slots of each worker it may take; null: all of them.';
+comment on column pgqueue.queues.max_attempts is 'Attempts that its jobs have when neither their task nor their enqueue says; null: 5.';
+comment on column pgqueue.queues.timeout is 'Seconds that an attempt may take when neither its task nor its enqueue says; null: as long as it takes.';
+comment on column pgqueue.queues.target_wait is 'Seconds that a job should wait at the most, from due to claimed; null: no target.';
+comment on column pgqueue.queues.keep_completed is 'How long completed jobs are kept; 0: until they are rolled up; null: 7 days.';
+comment on column pgqueue.queues.keep_cancelled is 'How long cancelled jobs are kept; 0: until they are rolled up; null: 7 days.';
+comment on column pgqueue.queues.keep_dead is 'How long dead letters are kept; 0: until they are rolled up; null: for ever.';
+comment on column pgqueue.queues.max_completed is 'How many completed jobs are kept, the latest, to the minute in which they ended (the hour, if that is two days ago); null: any number.';
+comment on column pgqueue.queues.max_cancelled is 'How many cancelled jobs are kept, in the same way; null: any number.';
+comment on column pgqueue.queues.max_dead is 'How many dead letters are kept, the latest; null: any number.';
+comment on column pgqueue.queues.resumes_at is 'When a paused queue goes on by itself; null: when somebody resumes it.';
+comment on column pgqueue.queues.max_depth is 'Ready jobs above which the queue is unhealthy; null: any number is healthy.';
+comment on column pgqueue.queues.max_oldest is 'Seconds that the oldest ready job has waited, above which the queue is unhealthy; null: any age is healthy.';
+
+-- Whether max_attempts was ever set for a queue. A sequence, because every enqueue wants to know: to look at a sequence's
+-- last value is a function call, to look into a table costs a quarter of an enqueue.
+create sequence pgqueue.attempts_set;
+comment on sequence pgqueue.attempts_set is 'Has a value when a queue has, or had, a max_attempts of its own: then enqueue looks.';
 
 -- sql/1_tables/31_workers.sql
 -- Who works. A worker is one child process; its supervisor beats for it.
@@ -486,7 +529,7 @@ create table pgqueue.leadership (
 insert into pgqueue.leadership (supervisor_id, led_at, resumed_at) values (0, '-infinity', '-infinity');
 
 comment on table  pgqueue.leadership is 'One row: who led the last round of upkeep.';
-comment on column pgqueue.leadership.supervisor_id is 'The supervisor that led it; 0: nobody yet.';
+comment on column pgqueue.leadership.supervisor_id is 'The supervisor that led it; 0: nobody yet, or it has resigned.';
 comment on column pgqueue.leadership.led_at is 'When.';
 comment on column pgqueue.leadership.resumed_at is 'When rounds began again after a gap in which nobody could beat: leases count from then.';
 comment on column pgqueue.leadership.one is 'Always true: there is one row.';
@@ -510,6 +553,383 @@ comment on column pgqueue.waiters.period is 'The ten seconds in which the waiter
 comment on column pgqueue.waiters.job_id is 'The job that is waited for.';
 comment on column pgqueue.waiters.channel is 'The channel that the waiter listens on.';
 
+-- sql/1_tables/36_schedules.sql
+-- Schedules: stored rules by which jobs are enqueued again and again. Whoever leads upkeep computes the due times (in
+-- Python) and ticks (upkeep/tick.sql). due_at is compared and set, so no due time is ever ticked twice.
+
+create table pgqueue.schedules (
+    name         text             collate "C" not null,
+    owner        text             collate "C",
+    task         text             collate "C" not null,
+    args         jsonb            not null,
+    queue        text             collate "C" not null,
+    priority     smallint         not null,
+    max_attempts smallint         not null,
+    options      jsonb,
+    cron         text,
+    seconds      text             collate "C",
+    every        double precision,
+    at           timestamptz,
+    at_startup   boolean          not null,
+    tz           text             not null,
+    starts_at    timestamptz,
+    ends_at      timestamptz,
+    jitter       double precision not null,
+    grace        double precision not null,
+    missed       text             collate "C" not null,
+    missed_limit integer          not null,
+    overlap      text             collate "C" not null,
+    created_at   timestamptz      not null,
+    changed_at   timestamptz      not null,
+    paused_at    timestamptz,
+    due_at       timestamptz      not null,
+    problem      text,
+    constraint schedules_one_row_a_name primary key (name),
+    constraint schedules_one_timing_each check (num_nonnulls(cron, every, at, nullif(at_startup, false)) = 1),
+    constraint schedules_known_policies check (missed in ('skip', 'once', 'all') and overlap in ('allow', 'skip', 'queue')
+                                               and coalesce(seconds in ('first', 'last'), true))
+);
+create index schedules_due on pgqueue.schedules (due_at) where paused_at is null;
+
+comment on table  pgqueue.schedules is 'Rules by which jobs are enqueued: by cron, at an interval, once, at a worker''s start.';
+comment on column pgqueue.schedules.name is 'What it is called, by people and by its history.';
+comment on column pgqueue.schedules.owner is 'The app whose code defines it, and removes it when the code no longer does; null: made by hand.';
+comment on column pgqueue.schedules.task is 'The task of its jobs.';
+comment on column pgqueue.schedules.args is 'The args of its jobs.';
+comment on column pgqueue.schedules.queue is 'The queue of its jobs.';
+comment on column pgqueue.schedules.priority is 'The priority of its jobs, 0 (first) to 9.';
+comment on column pgqueue.schedules.max_attempts is 'Attempts that each of its jobs has.';
+comment on column pgqueue.schedules.options is 'What few jobs need: tags, metadata, timeout, expiry; as for enqueue.';
+comment on column pgqueue.schedules.cron is 'A cron expression of five fields, or of six when `seconds` says where the seconds are.';
+comment on column pgqueue.schedules.seconds is 'Where the seconds of a cron expression of six fields are: first or last.';
+comment on column pgqueue.schedules.every is 'Seconds between two due times, counted from starts_at or created_at.';
+comment on column pgqueue.schedules.at is 'The only due time.';
+comment on column pgqueue.schedules.at_startup is 'Due when a worker of its app starts; starts within `grace` of each other count as one.';
+comment on column pgqueue.schedules.tz is 'The time zone of the cron expression.';
+comment on column pgqueue.schedules.starts_at is 'No due time lies before it.';
+comment on column pgqueue.schedules.ends_at is 'No due time lies after it.';
+comment on column pgqueue.schedules.jitter is 'Seconds by which a job is delayed at the most, at random.';
+comment on column pgqueue.schedules.grace is 'Seconds by which a due time may be late and still count as on time.';
+comment on column pgqueue.schedules.missed is 'What becomes of due times that were missed: skip, once (the latest runs), all (the latest missed_limit run).';
+comment on column pgqueue.schedules.missed_limit is 'How many missed due times run at the most, when all of them should.';
+comment on column pgqueue.schedules.overlap is 'While its last job is unfinished: allow another, skip the due time, or queue one behind it.';
+comment on column pgqueue.schedules.created_at is 'When it was made.';
+comment on column pgqueue.schedules.changed_at is 'When its timing was last changed, or it was resumed: due times count after that.';
+comment on column pgqueue.schedules.paused_at is 'Since when it does not run; null: not paused.';
+comment on column pgqueue.schedules.due_at is 'Its next due time; -infinity: to be computed; infinity: never again.';
+comment on column pgqueue.schedules.problem is 'Why it cannot run; null: it can.';
+
+-- sql/1_tables/37_schedule_runs.sql
+-- The history of schedules: a due time is in it once, whatever happened. The last 100 of each schedule, and all of the
+-- last 7 days; tick forgets older ones.
+
+create table pgqueue.schedule_runs (
+    schedule text        collate "C" not null,
+    due_at   timestamptz not null,
+    ran_at   timestamptz not null,
+    outcome  text        collate "C" not null,
+    missed   integer     not null default 0,
+    job_id   bigint,
+    state    text        collate "C",
+    constraint schedule_runs_one_a_due_time primary key (schedule, due_at)
+);
+create index schedule_runs_unsettled on pgqueue.schedule_runs (schedule, due_at) where state is null and job_id is not null;
+
+comment on table  pgqueue.schedule_runs is 'What became of each due time of a schedule. One row a due time: that is what makes it run once.';
+comment on column pgqueue.schedule_runs.schedule is 'The schedule.';
+comment on column pgqueue.schedule_runs.due_at is 'The due time.';
+comment on column pgqueue.schedule_runs.ran_at is 'When it was ticked.';
+comment on column pgqueue.schedule_runs.outcome is 'enqueued; caught_up (late, by the policy for missed ones); missed; overlapped (the job before was unfinished); joined (a job that waits already stands for it too); by_hand.';
+comment on column pgqueue.schedule_runs.missed is 'How many due times that did not run this row stands for, which have none of their own; of a missed one, itself too.';
+comment on column pgqueue.schedule_runs.job_id is 'The job that it made, or met; null: none.';
+comment on column pgqueue.schedule_runs.state is 'How that job ended; unknown: it was forgotten before that was noted; null: not known yet.';
+
+-- sql/1_tables/38_next_look.sql
+-- When the leader of upkeep looks at times again: whoever schedules something for earlier notifies it.
+-- A sequence, because it is changed in place: visible to all at once, before the leader's look for what is due, and
+-- without a dead version each time, over which every enqueue would walk under a held snapshot.
+-- Unlogged: after a crash of the server it says 1, which is long ago, until the leader's next look.
+
+create unlogged sequence pgqueue.next_look;
+comment on sequence pgqueue.next_look is 'When the leader looks again, in milliseconds since 1970; in the past: it is at it, or is gone.';
+
+-- sql/1_tables/39_stop_requests.sql
+-- Workers that somebody wants to stop. Their supervisors read it with each round of upkeep, so it works behind any pooler.
+-- In: stop_workers. Out: upkeep, when the worker is registered no more.
+
+create table pgqueue.stop_requests (
+    worker_id    bigint      not null,
+    requested_at timestamptz not null,
+    constraint stop_requests_one_row_a_worker primary key (worker_id)
+);
+
+comment on table  pgqueue.stop_requests is 'Workers that are to stop: they finish what they run, and are not started again.';
+comment on column pgqueue.stop_requests.worker_id is 'The worker.';
+comment on column pgqueue.stop_requests.requested_at is 'When it was asked for.';
+
+-- sql/1_tables/40_depths.sql
+-- How many jobs there are, counted by the leader every now and then, for views and thresholds: to count a backlog is a scan
+-- of it, which no reader should make. Never read by what enqueues, claims or ends jobs.
+
+create table pgqueue.depths (
+    queue             text    collate "C" not null,
+    task              text    collate "C" not null,
+    ready             bigint  not null,
+    scheduled         bigint  not null,
+    blocked           bigint  not null,
+    running           bigint  not null,
+    dead              bigint  not null,
+    oldest_ready_at   timestamptz,
+    oldest_claimed_at timestamptz,
+    rolled_up         bigint  not null default 0,
+    carried           bigint  not null default 0,
+    constraint depths_one_row_a_task primary key (queue, task)
+) with (fillfactor = 50);  -- room for HOT updates in the page
+
+comment on table  pgqueue.depths is 'Unfinished jobs and dead letters by queue and task, as last counted.';
+comment on column pgqueue.depths.queue is 'The queue.';
+comment on column pgqueue.depths.task is 'The task.';
+comment on column pgqueue.depths.ready is 'Jobs that were ready.';
+comment on column pgqueue.depths.scheduled is 'Jobs that waited for their time.';
+comment on column pgqueue.depths.blocked is 'Jobs that waited for another one to end.';
+comment on column pgqueue.depths.running is 'Jobs in the hands of a worker.';
+comment on column pgqueue.depths.dead is 'Dead letters.';
+comment on column pgqueue.depths.oldest_ready_at is 'When the ready job became due that has waited longest; null: none was ready.';
+comment on column pgqueue.depths.oldest_claimed_at is 'When the running job was claimed that has run longest; null: none ran.';
+comment on column pgqueue.depths.rolled_up is 'How many of its jobs were unfinished when a minute was last rolled up.';
+comment on column pgqueue.depths.carried is 'Jobs that a minute seems to have lost, which the next one gives back: never above 0.';
+
+create table pgqueue.depth_count (
+    counted_at    timestamptz      not null,
+    seconds       double precision not null,
+    next_id       bigint           not null,
+    next_position bigint           not null,
+    is_moving     boolean          not null,
+    one           boolean          not null default true,
+    constraint depth_count_one_row primary key (one),
+    constraint depth_count_only_one check (one)
+) with (fillfactor = 50);
+insert into pgqueue.depth_count (counted_at, seconds, next_id, next_position, is_moving) values ('-infinity', 0, 0, 0, true);
+
+comment on table  pgqueue.depth_count is 'One row: the last count of depths.';
+comment on column pgqueue.depth_count.counted_at is 'When it began: what was committed then is in it.';
+comment on column pgqueue.depth_count.seconds is 'How long it took, in seconds. The next one comes after twenty times that at the earliest.';
+comment on column pgqueue.depth_count.next_id is 'The next value of pgqueue.job_ids before it: nothing has changed while that stands,';
+comment on column pgqueue.depth_count.next_position is 'and the next value of pgqueue.positions,';
+comment on column pgqueue.depth_count.is_moving is 'unless jobs were ready or running, or have been cancelled or discarded since.';
+comment on column pgqueue.depth_count.one is 'Always true: there is one row.';
+
+-- sql/1_tables/41_rollups.sql
+-- What happened, by minute, hour and day, for views: written by the leader (upkeep/roll_up.sql) from the history of minutes that
+-- are over, never touched by what enqueues, claims or ends jobs.
+--
+-- Times are kept as histograms that can be added up: bucket 0 is up to 0.1 ms, and each of the others is a factor of 1.2
+-- wide, up to 90 years in bucket 170. Only buckets that have something in them are stored. A percentile is the middle of
+-- the bucket that it falls into: wrong by a tenth at the most.
+
+create function pgqueue.bucket(seconds double precision)
+returns smallint language sql immutable parallel safe
+return least(170, ceil(ln(greatest(bucket.seconds, 0.0001) / 0.0001) / ln(1.2::double precision)))::smallint;
+comment on function pgqueue.bucket(double precision) is 'Private. The bucket of the histograms of rollups that a time falls into.';
+
+-- plpgsql, because a loop over some dozens of buckets takes a fifth of the time of a query over them.
+create function pgqueue.percentile(buckets smallint[], counts bigint[], share double precision)
+returns double precision language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    jobs bigint := 0;
+    up_to bigint := 0;
+begin
+    for i in 1 .. cardinality(counts) loop
+        jobs := jobs + counts[i];
+    end loop;
+    for i in 1 .. cardinality(buckets) loop
+        up_to := up_to + counts[i];
+        if up_to >= share * jobs then
+            return 0.0001 * 1.2 ^ (buckets[i] - 0.5)::double precision;
+        end if;
+    end loop;
+    return null;
+end $$;
+comment on function pgqueue.percentile(smallint[], bigint[], double precision) is
+'Private. The time in seconds that this share of the jobs has not exceeded; null: there were none.';
+
+create table pgqueue.rollups (
+    period       text             collate "C" not null,
+    bucket_at    timestamptz      not null,
+    queue        text             collate "C" not null,
+    task         text             collate "C" not null,
+    enqueued     bigint           not null,
+    completed    bigint           not null,
+    cancelled    bigint           not null,
+    failed       bigint           not null,
+    dead         bigint           not null,
+    depth        bigint           not null,
+    targeted     bigint           not null,
+    in_target    bigint           not null,
+    wait_seconds double precision not null,
+    run_seconds  double precision not null,
+    wait_buckets smallint[]       not null,
+    wait_counts  bigint[]         not null,
+    run_buckets  smallint[]       not null,
+    run_counts   bigint[]         not null,
+    wait_p50     double precision generated always as (pgqueue.percentile(wait_buckets, wait_counts, 0.5)) stored,
+    wait_p95     double precision generated always as (pgqueue.percentile(wait_buckets, wait_counts, 0.95)) stored,
+    wait_p99     double precision generated always as (pgqueue.percentile(wait_buckets, wait_counts, 0.99)) stored,
+    run_p50      double precision generated always as (pgqueue.percentile(run_buckets, run_counts, 0.5)) stored,
+    run_p95      double precision generated always as (pgqueue.percentile(run_buckets, run_counts, 0.95)) stored,
+    run_p99      double precision generated always as (pgqueue.percentile(run_buckets, run_counts, 0.99)) stored,
+    constraint rollups_one_row_a_bucket_and_task primary key (period, bucket_at, queue, task),
+    constraint rollups_known_periods check (period in ('minute', 'hour', 'day', 'last_hour')),
+    constraint rollups_a_count_for_each_bucket check (cardinality(wait_buckets) = cardinality(wait_counts)
+                                                      and cardinality(run_buckets) = cardinality(run_counts))
+) with (fillfactor = 70);  -- the hour and the day under way are updated once a minute
+
+comment on table  pgqueue.rollups is 'What happened to the jobs of a queue and task in a minute, hour or day (UTC), or in the hour up to the last minute. Only where something happened, or jobs were unfinished.';
+comment on column pgqueue.rollups.period is 'minute (kept for 2 days), hour (for 100), day (for ever), or last_hour: the 60 minutes up to rollup_progress.rolled_up_to.';
+comment on column pgqueue.rollups.bucket_at is 'When the period began.';
+comment on column pgqueue.rollups.queue is 'The queue.';
+comment on column pgqueue.rollups.task is 'The task; empty in rows of last_hour that stand for a whole queue.';
+comment on column pgqueue.rollups.enqueued is 'Jobs that were enqueued, or replayed: the change of depth plus what ended. Derived, for an enqueue counts nothing; over several minutes it is right, in one it may be a few seconds off.';
+comment on column pgqueue.rollups.completed is 'Jobs that completed.';
+comment on column pgqueue.rollups.cancelled is 'Jobs that were cancelled, discarded dead letters among them.';
+comment on column pgqueue.rollups.failed is 'Attempts that failed or crashed, the last ones among them.';
+comment on column pgqueue.rollups.dead is 'Jobs that became dead letters.';
+comment on column pgqueue.rollups.depth is 'Unfinished jobs at its end, as counted last.';
+comment on column pgqueue.rollups.targeted is 'Completed jobs whose queue had a target_wait when they were rolled up.';
+comment on column pgqueue.rollups.in_target is 'Those of them that had not waited longer than that.';
+comment on column pgqueue.rollups.wait_seconds is 'Seconds that the completed jobs had waited together, each from due to the claim of its last attempt.';
+comment on column pgqueue.rollups.run_seconds is 'Seconds that the last attempts of the completed jobs took together, each from claim to end.';
+comment on column pgqueue.rollups.wait_buckets is 'The histogram of waits: its buckets that hold jobs, in ascending order,';
+comment on column pgqueue.rollups.wait_counts is 'and how many completed jobs each of them holds.';
+comment on column pgqueue.rollups.run_buckets is 'The histogram of run times: as wait_buckets,';
+comment on column pgqueue.rollups.run_counts is 'and how many completed jobs each of them holds.';
+comment on column pgqueue.rollups.wait_p50 is 'The median wait in seconds; null: nothing completed.';
+comment on column pgqueue.rollups.wait_p95 is 'Seconds that 95% of the waits did not exceed.';
+comment on column pgqueue.rollups.wait_p99 is 'Seconds that 99% of the waits did not exceed.';
+comment on column pgqueue.rollups.run_p50 is 'The median run time in seconds; null: nothing completed.';
+comment on column pgqueue.rollups.run_p95 is 'Seconds that 95% of the run times did not exceed.';
+comment on column pgqueue.rollups.run_p99 is 'Seconds that 99% of the run times did not exceed.';
+
+create table pgqueue.rollup_progress (
+    rolled_up_to      timestamptz not null,
+    proven_to         timestamptz not null,
+    next_to           timestamptz,
+    writers           text[]      collate "C" not null,
+    server_started_at timestamptz not null,
+    one               boolean     not null default true,
+    constraint rollup_progress_one_row primary key (one),
+    constraint rollup_progress_only_one check (one)
+) with (fillfactor = 50);
+insert into pgqueue.rollup_progress (rolled_up_to, proven_to, writers, server_started_at)
+values ('-infinity', '-infinity', '{}', '-infinity');
+
+comment on table  pgqueue.rollup_progress is 'One row: up to where the history has been rolled up, and how far that may go.';
+comment on column pgqueue.rollup_progress.rolled_up_to is 'The end of the last minute that was rolled up.';
+comment on column pgqueue.rollup_progress.proven_to is 'Every ending before this is there to be read.';
+comment on column pgqueue.rollup_progress.next_to is 'A clock that becomes proven_to once the writers have ended; null: no proof is under way.';
+comment on column pgqueue.rollup_progress.writers is 'The virtual transactions that could still bring an ending before next_to.';
+comment on column pgqueue.rollup_progress.server_started_at is 'The server start that the writers'' names belong to; another start voids the proof.';
+comment on column pgqueue.rollup_progress.one is 'Always true: there is one row.';
+
+-- sql/1_tables/42_failure_groups.sql
+-- Failed attempts by what caused them, for views: written by the leader with the rollups (upkeep/roll_up.sql).
+
+create table pgqueue.failure_groups (
+    fingerprint   text        collate "C" not null,
+    queue         text        collate "C" not null,
+    task          text        collate "C" not null,
+    error         text        not null,
+    message       text        not null,
+    job_id        bigint      not null,
+    first_seen_at timestamptz not null,
+    last_seen_at  timestamptz not null,
+    failures      bigint      not null,
+    dead          bigint      not null,
+    constraint failure_groups_one_row_a_cause_and_task primary key (fingerprint, queue, task)
+) with (fillfactor = 70);
+
+comment on table  pgqueue.failure_groups is 'Failed attempts that have the same fingerprint, by queue and task; forgotten 100 days after the last.';
+comment on column pgqueue.failure_groups.fingerprint is 'The same for errors that come from the same place; where there is none, the class of the error.';
+comment on column pgqueue.failure_groups.queue is 'The queue.';
+comment on column pgqueue.failure_groups.task is 'The task.';
+comment on column pgqueue.failure_groups.error is 'The class of the error.';
+comment on column pgqueue.failure_groups.message is 'The text of the latest one, 1,000 characters of it at the most.';
+comment on column pgqueue.failure_groups.job_id is 'The job of the latest one.';
+comment on column pgqueue.failure_groups.first_seen_at is 'When the first attempt failed.';
+comment on column pgqueue.failure_groups.last_seen_at is 'When the latest attempt failed.';
+comment on column pgqueue.failure_groups.failures is 'How many attempts have failed.';
+comment on column pgqueue.failure_groups.dead is 'How many of them made a dead letter.';
+
+-- sql/1_tables/43_retention.sql
+-- How far the history has been trimmed: what retention has looked at, and when it has to look again. Written by the leader
+-- (upkeep/trim_history.sql), never touched by what enqueues, claims or ends jobs.
+
+create table pgqueue.trims (
+    relation    text        collate "C" not null,
+    day         date,
+    due_at      timestamptz not null default '-infinity',
+    next_block  bigint      not null default 0,
+    rules       jsonb,
+    next_due_at timestamptz not null default 'infinity',
+    seconds     double precision not null default 0,
+    constraint trims_one_row_a_table primary key (relation)
+) with (fillfactor = 50);
+
+comment on table  pgqueue.trims is 'A row for each table that is trimmed: the partitions of finished_jobs, dead_letters, audit.';
+comment on column pgqueue.trims.relation is 'The table, in schema pgqueue.';
+comment on column pgqueue.trims.day is 'The UTC day of a partition; null: no partition of a day.';
+comment on column pgqueue.trims.due_at is 'When the next pass over it begins; infinity: when the settings of a queue change.';
+comment on column pgqueue.trims.next_block is 'Where the pass goes on: the blocks before it have been looked at.';
+comment on column pgqueue.trims.rules is 'By which queue and state, before which time rows go in this pass; null: no pass is under way.';
+comment on column pgqueue.trims.next_due_at is 'When the first of the rows will go that this pass has left there.';
+comment on column pgqueue.trims.seconds is 'How long this pass has taken so far, in seconds.';
+
+create table pgqueue.retention (
+    settings text        not null,
+    due_at   timestamptz not null,
+    one      boolean     not null default true,
+    constraint retention_one_row primary key (one),
+    constraint retention_only_one check (one)
+) with (fillfactor = 50);
+insert into pgqueue.retention (settings, due_at) values ('', '-infinity');
+
+comment on table  pgqueue.retention is 'One row: when something is to be dropped or trimmed.';
+comment on column pgqueue.retention.settings is 'What the queues kept when that was reckoned: others make it due at once.';
+comment on column pgqueue.retention.due_at is 'When something may be due again.';
+comment on column pgqueue.retention.one is 'Always true: there is one row.';
+
+-- sql/1_tables/50_audit.sql
+-- What operators did: a row for each call that changed something, in its transaction. Kept for 400 days (upkeep/trim_history.sql).
+
+create table pgqueue.audit (
+    id       bigint      not null generated always as identity,
+    acted_at timestamptz not null,
+    role     text        not null,
+    actor    text,
+    verb     text        collate "C" not null,
+    target   text        collate "C",
+    jobs     integer,
+    job_ids  bigint[],
+    filter   text,
+    details  jsonb,
+    constraint audit_one_row_a_call primary key (id)
+);
+
+comment on table  pgqueue.audit is 'What operators did, oldest first: cancel, replay, pause, ... One row a call that changed something.';
+comment on column pgqueue.audit.id is 'The order in which they did it.';
+comment on column pgqueue.audit.acted_at is 'When.';
+comment on column pgqueue.audit.role is 'Who: the role that had logged in.';
+comment on column pgqueue.audit.actor is 'Who, in its own words: the setting pgqueue.actor; the command says user@host.';
+comment on column pgqueue.audit.verb is 'What: the function that was called.';
+comment on column pgqueue.audit.target is 'The queue, schedule or worker; null: jobs.';
+comment on column pgqueue.audit.jobs is 'How many jobs it changed; null: it is not about jobs.';
+comment on column pgqueue.audit.job_ids is 'The first 20 of them.';
+comment on column pgqueue.audit.filter is 'How they were chosen, in the caller''s words: the setting pgqueue.filter; null: by id.';
+comment on column pgqueue.audit.details is 'What else was said: a reason, the settings of a queue. Never a job''s args.';
+comment on sequence pgqueue.audit_id_seq is 'The ids of pgqueue.audit.';
+
 -- sql/2_functions/operator/cancel.sql
 -- Cancels jobs in any state. One that waits or is dead is cancelled at once; one that runs is asked for, its worker told.
 -- Called by operators and producers, in their transaction.
@@ -532,6 +952,7 @@ declare
     ended bigint[];
     all_ended bigint[] := '{}';
     asked bigint[];
+    all_asked bigint[] := '{}';
     held_keys jsonb;
 begin
     for round in 1 .. 3 loop
@@ -594,10 +1015,12 @@ begin
         return query select a.id, 'asked' from unnest(asked) as a (id);
         missing := array(select m.id from unnest(missing) as m (id) where m.id <> all (ended || asked));
         all_ended := all_ended || ended;
+        all_asked := all_asked || asked;
     end loop;
     if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
         perform pgqueue.tell_waiters(all_ended);
     end if;
+    perform pgqueue.audited('cancel', ids => all_ended || all_asked, details => jsonb_build_object('reason', cancel.reason));
     return query select m.id, 'finished' from unnest(missing) as m (id)
                   where exists (select from pgqueue.finished_jobs as f where f.id = m.id);
 end $$;
@@ -609,7 +1032,8 @@ comment on function pgqueue.cancel(bigint[], text) is
 -- Called by operators. Locks: those of cancel. Scans the tables of the states asked for.
 create function pgqueue.cancel_matching(
     of_queue text default null, of_task text default null, of_tag text default null, of_state text default null,
-    reason text default 'cancelled', max_jobs integer default 1000
+    reason text default 'cancelled', max_jobs integer default 1000, created_after timestamptz default null,
+    created_before timestamptz default null, of_fingerprint text default null, of_args jsonb default null
 ) returns table (id bigint, outcome text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
@@ -617,10 +1041,11 @@ as $$
 #variable_conflict use_column
 declare
     chosen bigint[];
+    outer_filter constant text := current_setting('pgqueue.filter', true);
 begin
-    if coalesce(of_queue, of_task, of_tag, of_state) is null then
+    if num_nonnulls(of_queue, of_task, of_tag, of_state, created_after, created_before, of_fingerprint, of_args) = 0 then
         raise exception using errcode = 'PQ001', message = 'cancel_matching: no filter given',
-            hint = 'Give at least one of of_queue, of_task, of_tag and of_state.';
+            hint = 'Give at least one of of_queue, of_task, of_tag, of_state, created_after, created_before, of_fingerprint and of_args.';
     end if;
     if of_state is not null and of_state not in ('scheduled', 'ready', 'blocked', 'running') then
         raise exception using errcode = 'PQ001', message = format('of_state: %L is not one that can be cancelled', left(of_state, 40)),
@@ -628,25 +1053,96 @@ begin
     end if;
     chosen := array(
         select j.id
-          from (select s.id, s.queue, s.task, s.options, 'scheduled' as state from pgqueue.scheduled_jobs as s
+          from (select s.id, s.queue, s.task, s.created_at, s.args, s.options, 'scheduled' as state from pgqueue.scheduled_jobs as s
                 union all
-                select r.id, r.queue, r.task, r.options, 'ready' from pgqueue.ready_jobs as r
+                select r.id, r.queue, r.task, r.created_at, r.args, r.options, 'ready' from pgqueue.ready_jobs as r
                 union all
-                select b.id, b.queue, b.task, b.options, 'blocked' from pgqueue.blocked_jobs as b
+                select b.id, b.queue, b.task, b.created_at, b.args, b.options, 'blocked' from pgqueue.blocked_jobs as b
                 union all
-                select a.id, a.queue, a.task, a.options, 'running' from pgqueue.running_jobs as a
+                select a.id, a.queue, a.task, a.created_at, a.args, a.options, 'running' from pgqueue.running_jobs as a
                  where not exists (select from pgqueue.cancel_requests as c where c.job_id = a.id and c.lease = a.lease)
                ) as j
-         where (cancel_matching.of_queue is null or j.queue = cancel_matching.of_queue)
-           and (cancel_matching.of_task is null or j.task = cancel_matching.of_task)
-           and (cancel_matching.of_tag is null or j.options -> 'tags' ? cancel_matching.of_tag)
-           and (cancel_matching.of_state is null or j.state = cancel_matching.of_state)
+         where (cancel_matching.of_state is null or j.state = cancel_matching.of_state)
+           and (of_fingerprint is null or j.id in (select f.job_id from pgqueue.job_failures as f where f.fingerprint = of_fingerprint))
+           and pgqueue.matches(j.queue, j.task, j.created_at, j.args, j.options,
+                               of_queue, of_task, of_tag, created_after, created_before, of_args)
          order by j.id
          limit cancel_matching.max_jobs);
+    perform set_config('pgqueue.filter', jsonb_strip_nulls(jsonb_build_object(
+        'of_queue', of_queue, 'of_task', of_task, 'of_tag', of_tag, 'of_state', of_state, 'created_after', created_after,
+        'created_before', created_before, 'of_fingerprint', of_fingerprint,
+        'of_args', (select jsonb_agg(a.name) from jsonb_object_keys(of_args) as a (name))))::text, true);
     return query select c.id, c.outcome from pgqueue.cancel(chosen, cancel_matching.reason) as c;
+    perform set_config('pgqueue.filter', coalesce(outer_filter, ''), true);
 end $$;
-comment on function pgqueue.cancel_matching(text, text, text, text, text, integer) is
+comment on function pgqueue.cancel_matching(text, text, text, text, text, integer, timestamptz, timestamptz, text, jsonb) is
 'Cancels jobs that wait or run and match every filter given, at most max_jobs of them. Rows as of cancel().';
+
+-- sql/2_functions/operator/delete_jobs.sql
+-- Deletes jobs in any state but running, with their failures, reports and steps: nothing of them is left. Called by
+-- operators; who wants a record of the end cancels or discards instead.
+-- Locks: the jobs' rows; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
+--
+-- As in cancel: a job moves while it is looked for, so the tables are looked through again for what was not found.
+create function pgqueue.delete_jobs(ids bigint[])
+returns table (id bigint, outcome text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan set max_parallel_workers_per_gather = 0
+as $$
+#variable_conflict use_column
+declare
+    missing bigint[] := array(select distinct i.id from unnest(delete_jobs.ids) as i (id) where i.id is not null order by i.id);
+    gone_now bigint[];
+    unfinished bigint[];
+    gone bigint[] := '{}';
+    running bigint[] := '{}';
+    held_keys jsonb;
+begin
+    for round in 1 .. 3 loop
+        exit when cardinality(missing) = 0;
+        with scheduled as (
+            delete from pgqueue.scheduled_jobs as j where j.id = any (missing) returning j.id, j.task, j.unique_key
+        ), ready as (
+            delete from pgqueue.ready_jobs as j where j.id = any (missing) returning j.id, j.task, j.unique_key
+        ), blocked as (
+            delete from pgqueue.blocked_jobs as j where j.id = any (missing) returning j.id
+        ), dead as (
+            delete from pgqueue.dead_letters as j where j.id = any (missing) returning j.id
+        ), finished as (
+            -- between as well: ids that lie together, as those of a step do, are a few ranges of the BRIN index
+            delete from pgqueue.finished_jobs as j
+             where j.id between missing[1] and missing[cardinality(missing)] and j.id = any (missing)
+            returning j.id
+        ), waited as (
+            select s.id, s.task, s.unique_key from scheduled as s
+            union all
+            select r.id, r.task, r.unique_key from ready as r
+            union all
+            select b.id, null, null from blocked as b
+        )
+        select array(select w.id from waited as w), array(select d.id from dead as d union all select f.id from finished as f),
+               (select jsonb_agg(jsonb_build_array(w.task, w.unique_key, w.id)) from waited as w where w.unique_key is not null)
+          into unfinished, gone_now, held_keys;
+        if held_keys is not null then
+            perform pgqueue.free_keys(held_keys, with_periods => true);
+        end if;
+        if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
+            perform pgqueue.tell_waiters(unfinished);
+        end if;
+        gone := gone || unfinished || gone_now;
+        running := running || array(select r.id from pgqueue.running_jobs as r where r.id = any (missing));
+        missing := array(select m.id from unnest(missing) as m (id) where m.id <> all (gone || running) order by m.id);
+    end loop;
+    delete from pgqueue.job_failures as f where f.job_id = any (gone);
+    delete from pgqueue.job_reports as r where r.job_id = any (gone);
+    delete from pgqueue.job_steps as s where s.job_id = any (gone);
+    perform pgqueue.audited('delete_jobs', ids => gone);
+    return query select g.id, 'deleted' from unnest(gone) as g (id)
+                 union all
+                 select r.id, 'running' from unnest(running) as r (id);
+end $$;
+comment on function pgqueue.delete_jobs(bigint[]) is
+'Deletes jobs, and all that is on record of them. A row a job that exists: deleted, or running (it is left alone: cancel it first). An idempotency key that it took stays taken until it expires.';
 
 -- sql/2_functions/operator/discard.sql
 -- Moves dead letters to the history as cancelled, reason discarded. Called by operators.
@@ -673,6 +1169,7 @@ begin
           from gone as g
     )
     select coalesce(array_agg(g.id), '{}') into discarded from gone as g;
+    perform pgqueue.audited('discard', ids => discarded);
     return discarded;
 end $$;
 comment on function pgqueue.discard(bigint[]) is
@@ -684,10 +1181,10 @@ comment on function pgqueue.discard(bigint[]) is
 create function pgqueue.find_dead(
     of_ids bigint[] default null, of_queue text default null, of_task text default null, of_reason text default null,
     of_error text default null, died_after timestamptz default null, died_before timestamptz default null,
-    max_rows integer default 100
+    max_rows integer default 100, of_tag text default null, of_fingerprint text default null, of_args jsonb default null
 ) returns table (id bigint, queue text, task text, priority smallint, reason text, error text, message text, attempt smallint,
                  max_attempts smallint, crashes smallint, created_at timestamptz, died_at timestamptz, args jsonb,
-                 unique_key text, options jsonb, errors jsonb)
+                 unique_key text, options jsonb, errors jsonb, fingerprint text)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
 as $$
@@ -695,11 +1192,12 @@ as $$
 begin
     return query
     select d.id, d.queue, d.task, (d.lane / 2)::smallint, d.reason, d.error, d.message, d.attempt, d.max_attempts, d.crashes,
-           d.created_at, d.died_at, d.args, d.unique_key, d.options, d.errors
+           d.created_at, d.died_at, d.args, d.unique_key, d.options, d.errors, d.fingerprint
       from pgqueue.dead_letters as d
      where (find_dead.of_ids is null or d.id = any (find_dead.of_ids))
-       and (find_dead.of_queue is null or d.queue = find_dead.of_queue)
-       and (find_dead.of_task is null or d.task = find_dead.of_task)
+       and pgqueue.matches(d.queue, d.task, d.created_at, d.args, d.options,
+                           of_queue, of_task, of_tag, null, null, of_args)
+       and (find_dead.of_fingerprint is null or d.fingerprint = find_dead.of_fingerprint)
        and (find_dead.of_reason is null or d.reason = find_dead.of_reason)
        and (find_dead.of_error is null or strpos(lower(d.error || ': ' || coalesce(d.message, '')), lower(find_dead.of_error)) > 0)
        and (find_dead.died_after is null or d.died_at >= find_dead.died_after)
@@ -707,15 +1205,17 @@ begin
      order by d.died_at desc, d.id desc
      limit find_dead.max_rows;
 end $$;
-comment on function pgqueue.find_dead(bigint[], text, text, text, text, timestamptz, timestamptz, integer) is
-'Dead letters that match every filter given, newest first. `of_error`: part of the error''s class or text, any case.';
+comment on function pgqueue.find_dead(bigint[], text, text, text, text, timestamptz, timestamptz, integer, text, text, jsonb) is
+'Dead letters that match every filter given, newest first. `of_error`: part of the error''s class or text, any case. of_fingerprint: that of the last error. of_args: part of its args, as by @>.';
 
 -- sql/2_functions/operator/find_jobs.sql
--- The ids of jobs in any state by filter, newest first. Called by operators: jobs list, and before jobs cancel.
--- Locks: none. Index: the primary keys, backwards; the history is read a day after the other until there are enough.
+-- The ids of jobs in any state by filter, newest first. Called by operators: jobs list, and before what they do by filter.
+-- Locks: none. Index: the primary keys, backwards; the history is read a day after the other until there are enough. By
+-- fingerprint the failures are scanned first.
 create function pgqueue.find_jobs(
     of_states text[] default null, of_queue text default null, of_task text default null, of_tag text default null,
-    max_rows integer default 100
+    max_rows integer default 100, created_after timestamptz default null, created_before timestamptz default null,
+    of_fingerprint text default null, of_args jsonb default null
 ) returns table (id bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
@@ -723,6 +1223,7 @@ as $$
 #variable_conflict use_column
 declare
     wanted constant text[] := coalesce(of_states, '{scheduled,ready,blocked,running,completed,cancelled,dead}');
+    failed bigint[];
     finished bigint[] := '{}';
     of_day date;
     found_here bigint[];
@@ -730,6 +1231,9 @@ begin
     if not wanted <@ '{scheduled,ready,blocked,running,completed,cancelled,dead}'::text[] then
         raise exception using errcode = 'PQ001', message = format('of_states: %s', left(wanted::text, 80)),
             hint = 'scheduled, ready, blocked, running, completed, cancelled, dead.';
+    end if;
+    if of_fingerprint is not null then
+        failed := array(select distinct f.job_id from pgqueue.job_failures as f where f.fingerprint = of_fingerprint);
     end if;
     if wanted && '{completed,cancelled}' then
         for of_day in
@@ -740,10 +1244,9 @@ begin
         loop
             found_here := array(
                 select f.id from pgqueue.finished_jobs as f
-                 where f.day = of_day and f.state = any (wanted)
-                   and (find_jobs.of_queue is null or f.queue = find_jobs.of_queue)
-                   and (find_jobs.of_task is null or f.task = find_jobs.of_task)
-                   and (find_jobs.of_tag is null or f.options -> 'tags' ? find_jobs.of_tag)
+                 where f.day = of_day and f.state = any (wanted) and (failed is null or f.id = any (failed))
+                   and pgqueue.matches(f.queue, f.task, f.created_at, f.args, f.options,
+                                       of_queue, of_task, of_tag, created_after, created_before, of_args)
                  order by f.id desc limit max_rows);
             finished := finished || found_here;
             exit when cardinality(finished) >= max_rows;
@@ -754,44 +1257,39 @@ begin
       from ((select f.id from unnest(finished) as f (id))
             union all
             (select r.id from pgqueue.ready_jobs as r
-              where 'ready' = any (wanted)
-                and (find_jobs.of_queue is null or r.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or r.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or r.options -> 'tags' ? find_jobs.of_tag)
+              where 'ready' = any (wanted) and (failed is null or r.id = any (failed))
+                and pgqueue.matches(r.queue, r.task, r.created_at, r.args, r.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by r.id desc limit max_rows)
             union all
             (select s.id from pgqueue.scheduled_jobs as s
-              where 'scheduled' = any (wanted)
-                and (find_jobs.of_queue is null or s.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or s.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or s.options -> 'tags' ? find_jobs.of_tag)
+              where 'scheduled' = any (wanted) and (failed is null or s.id = any (failed))
+                and pgqueue.matches(s.queue, s.task, s.created_at, s.args, s.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by s.id desc limit max_rows)
             union all
             (select b.id from pgqueue.blocked_jobs as b
-              where 'blocked' = any (wanted)
-                and (find_jobs.of_queue is null or b.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or b.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or b.options -> 'tags' ? find_jobs.of_tag)
+              where 'blocked' = any (wanted) and (failed is null or b.id = any (failed))
+                and pgqueue.matches(b.queue, b.task, b.created_at, b.args, b.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by b.id desc limit max_rows)
             union all
-            (select r.id from pgqueue.running_jobs as r
-              where 'running' = any (wanted)
-                and (find_jobs.of_queue is null or r.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or r.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or r.options -> 'tags' ? find_jobs.of_tag)
-              order by r.id desc limit max_rows)
+            (select a.id from pgqueue.running_jobs as a
+              where 'running' = any (wanted) and (failed is null or a.id = any (failed))
+                and pgqueue.matches(a.queue, a.task, a.created_at, a.args, a.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
+              order by a.id desc limit max_rows)
             union all
             (select d.id from pgqueue.dead_letters as d
-              where 'dead' = any (wanted)
-                and (find_jobs.of_queue is null or d.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or d.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or d.options -> 'tags' ? find_jobs.of_tag)
+              where 'dead' = any (wanted) and (failed is null or d.id = any (failed) or d.fingerprint = of_fingerprint)
+                and pgqueue.matches(d.queue, d.task, d.created_at, d.args, d.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by d.id desc limit max_rows)) as j
      order by j.id desc
      limit max_rows;
 end $$;
-comment on function pgqueue.find_jobs(text[], text, text, text, integer) is
-'The ids of jobs that match every filter given, newest first. of_states: any of scheduled, ready, blocked, running, completed, cancelled, dead.';
+comment on function pgqueue.find_jobs(text[], text, text, text, integer, timestamptz, timestamptz, text, jsonb) is
+'The ids of jobs that match every filter given, newest first. of_states: any of scheduled, ready, blocked, running, completed, cancelled, dead. created_after, created_before: when it was enqueued. of_fingerprint: an attempt of it failed so. of_args: part of its args, as by @>.';
 
 -- What look() leaves out: a job's args and options, its failures and its reports. Called by operators: jobs show.
 -- Locks: none. Index: as of look.
@@ -868,34 +1366,68 @@ end $$;
 comment on function pgqueue.find_waiting(text, text, integer) is
 'Jobs that wait, with their args: ready ones in the order of claiming, scheduled ones by their time, then blocked ones.';
 
+-- sql/2_functions/operator/lane_heads.sql
+-- The first job of each lane that has one: who waits, and since when. Called by operators: doctor, which looks for lanes that
+-- others keep from being served. Locks: none. Index: ready_jobs_lane, from the floors on: twenty look-ups a queue.
+create function pgqueue.lane_heads()
+returns table (queue text, priority smallint, run_at timestamptz, waited_seconds double precision)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select f.queue, (c.number / 2)::smallint, head.run_at, extract(epoch from clock_timestamp() - head.run_at)::double precision
+      from pgqueue.lane_floors as f
+     cross join lateral (select n.floor, n.number - 1 as number from unnest(f.floors) with ordinality as n (floor, number)) as c
+     cross join lateral (select r.run_at from pgqueue.ready_jobs as r
+                          where r.queue = f.queue and r.lane = c.number and r.position >= c.floor
+                          order by r.position limit 1) as head
+     order by f.queue, c.number;
+end $$;
+comment on function pgqueue.lane_heads() is
+'The first job of each lane that has one, with its queue and priority, and for how long it has waited. A priority may come twice: what came back is a lane of its own.';
+
 -- sql/2_functions/operator/pause.sql
 -- Stops and starts the claiming of a queue, at once, on every worker; running jobs go on. Called by operators.
+-- A pause that has an end is ended by the leader of upkeep (upkeep/resume_due.sql): claim looks at paused_at alone.
 -- Locks: the queue's row. Index: queues_one_row_a_name.
-create function pgqueue.pause(queue text)
+create function pgqueue.pause(queue text, until timestamptz default null)
 returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into pgqueue.queues as q (name, paused_at) values (pause.queue, now())
-    on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at);
+    if until is not null and not (until > clock_timestamp() and isfinite(until)) then
+        raise exception using errcode = 'PQ001', message = format('until: %s is not ahead', until),
+            hint = 'Without until the queue is paused until somebody resumes it.';
+    end if;
+    perform pgqueue.reject_job('-', '{}', pause.queue, 5, null, null, 1, null, null, null);
+    insert into pgqueue.queues as q (name, paused_at, resumes_at) values (pause.queue, now(), until)
+    on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at), resumes_at = excluded.resumes_at;
+    perform pgqueue.audited('pause', pause.queue, details => jsonb_build_object('until', until));
 end $$;
-comment on function pgqueue.pause(text) is 'No job of the queue is claimed until resume. Running jobs go on.';
+comment on function pgqueue.pause(text, timestamptz) is
+'No job of the queue is claimed until resume, or until that time. Running jobs go on. Once more: until then instead.';
 
 create function pgqueue.resume(queue text)
 returns void language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    update pgqueue.queues as q set paused_at = null where q.name = resume.queue;
+    update pgqueue.queues as q set paused_at = null, resumes_at = null
+     where q.name = resume.queue and q.paused_at is not null;
+    if found then
+        perform pgqueue.audited('resume', resume.queue);
+    end if;
     perform pgqueue.notify_sleepers(resume.queue, 1000);
 end $$;
 comment on function pgqueue.resume(text) is 'Jobs of the queue are claimed again.';
 
 -- sql/2_functions/operator/replay.sql
 -- Runs dead letters again, with attempts from 0. Called by operators.
--- A letter whose unique_key is held by another unfinished job stays where it is.
+-- A letter whose unique_key is held by another unfinished job stays where it is. Its keys are not made anew from edited args.
 -- Locks: the letters' rows, their keys. Index: dead_letters_one_row_a_job.
-create function pgqueue.replay(ids bigint[])
+create function pgqueue.replay(ids bigint[], new_args jsonb default null, changed_args jsonb default null)
 returns bigint[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
 as $$
@@ -904,6 +1436,12 @@ declare
     letter record;
     replayed bigint[] := '{}';
 begin
+    if jsonb_typeof(new_args) <> 'object' or jsonb_typeof(changed_args) <> 'object' then
+        raise exception using errcode = 'PQ003',
+            message = format('replay: expected a JSON object of args, got a JSON %s',
+                             jsonb_typeof(case when jsonb_typeof(new_args) <> 'object' then new_args else changed_args end)),
+            hint = 'Name each argument: {"user_id": 7}.';
+    end if;
     for letter in
         select d.id, d.task, d.queue,
                case when d.options #> '{unique, period}' is null then d.unique_key end as unique_key
@@ -918,15 +1456,286 @@ begin
         )
         insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
                                         unique_key, options)
-        select g.id, now(), g.created_at, g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
+        select g.id, now(), g.created_at, g.lane, 0, g.max_attempts, 0, g.queue, g.task,
+               coalesce(new_args, g.args) || coalesce(changed_args, '{}'), g.unique_key, g.options
           from gone as g;
         replayed := replayed || letter.id;
         perform pgqueue.notify_sleepers(letter.queue, 1);
     end loop;
+    perform pgqueue.audited('replay', ids => replayed, details => jsonb_build_object('edited_args',
+        (select jsonb_agg(a.name order by a.name) from jsonb_object_keys(coalesce(new_args, '{}') || coalesce(changed_args, '{}')) as a (name))));
     return replayed;
 end $$;
-comment on function pgqueue.replay(bigint[]) is
-'Makes dead letters ready again, attempts from 0. Returns the ids that were replayed; the others are no dead letters, or their unique_key is held.';
+comment on function pgqueue.replay(bigint[], jsonb, jsonb) is
+'Makes dead letters ready again, attempts from 0. Returns the ids that were replayed; the others are no dead letters, or their unique_key is held. new_args: instead of their args; changed_args: these of them, the others stay.';
+
+-- sql/2_functions/operator/retry.sql
+-- Makes scheduled jobs ready now: those that were put off, and those that wait for another attempt. Called by operators.
+-- Locks: the jobs' rows (skip locked: one that is being promoted is ready anyway). Index: scheduled_jobs_one_row_a_job.
+create function pgqueue.retry(ids bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+set enable_tidscan = on
+as $$
+#variable_conflict use_column
+declare
+    retried bigint[];
+    lines text[];
+begin
+    with gone as (
+        delete from pgqueue.scheduled_jobs as j
+         where j.ctid = any (array(
+             select s.ctid from pgqueue.scheduled_jobs as s where s.id = any (retry.ids) for update skip locked))
+        returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                  j.unique_key, j.options
+    ), ready as (
+        insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
+                                        unique_key, options)
+        select g.id, clock_timestamp(), g.created_at, g.lane, g.attempt, g.max_attempts, g.crashes, g.queue, g.task, g.args,
+               g.unique_key, g.options
+          from gone as g order by g.run_at, g.id
+    )
+    select coalesce(array_agg(g.id order by g.id), '{}'), array_agg(g.queue) into retried, lines from gone as g;
+    perform pgqueue.notify_sleepers(l.queue, l.jobs::integer)
+       from (select q.queue, count(*) as jobs from unnest(lines) as q (queue) group by q.queue) as l;
+    perform pgqueue.audited('retry', ids => retried);
+    return retried;
+end $$;
+comment on function pgqueue.retry(bigint[]) is
+'Makes scheduled jobs ready now. Returns the ids that were; the others are not scheduled. By filter: select pgqueue.retry(array(select id from pgqueue.find_jobs(of_states => ''{scheduled}'', of_task => ''charge'', max_rows => 1000)))';
+
+-- sql/2_functions/operator/schedule.sql
+-- Makes or changes a schedule by hand: no app's code removes it or takes it over. Called by operators and applications.
+-- Locks: the schedule's row. Index: schedules_one_row_a_name.
+create function pgqueue.schedule(
+    name         text,
+    task         text,
+    args         jsonb            default null,
+    cron         text             default null,
+    every        double precision default null,
+    at           timestamptz      default null,
+    tz           text             default null,
+    seconds      text             default null,
+    starts_at    timestamptz      default null,
+    ends_at      timestamptz      default null,
+    jitter       double precision default null,
+    grace        double precision default null,
+    missed       text             default null,
+    missed_limit integer          default null,
+    overlap      text             default null,
+    queue        text             default null,
+    priority     integer          default null,
+    max_attempts integer          default null,
+    options      jsonb            default null
+) returns text language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    outcome text;
+begin
+    if not at > clock_timestamp()  -- unless it was said before: a script may be run again
+       and not exists (select from pgqueue.schedules as s where s.name = schedule.name and s.at = schedule.at) then
+        raise exception using errcode = 'PQ001', message = format('schedule %s: at: %s has passed', left(name, 100), at),
+            hint = 'For a job now, call pgqueue.enqueue.';
+    end if;
+    outcome := pgqueue.put_schedule(name, null, jsonb_build_object(
+        'task', task, 'args', args, 'cron', cron, 'every', every, 'at', at, 'tz', tz, 'seconds', seconds,
+        'starts_at', starts_at, 'ends_at', ends_at, 'jitter', jitter, 'grace', grace, 'missed', missed,
+        'missed_limit', missed_limit, 'overlap', overlap, 'queue', queue, 'priority', priority,
+        'max_attempts', max_attempts, 'options', options));
+    if outcome <> 'unchanged' then
+        perform pgqueue.audited('schedule', schedule.name, details => jsonb_build_object('outcome', outcome, 'task', task,
+            'cron', cron, 'every', every, 'at', at));
+    end if;
+    return outcome;
+end $$;
+comment on function pgqueue.schedule(text, text, jsonb, text, double precision, timestamptz, text, text, timestamptz, timestamptz, double precision, double precision, text, integer, text, text, integer, integer, jsonb) is
+'Makes or changes a schedule, with one of cron, every (seconds) and at. Returns created, changed or unchanged. NULL means the default. select pgqueue.schedule(''clean-up'', ''clean_up'', cron => ''0 3 * * *'', tz => ''Europe/Paris'')';
+
+-- Called by operators and applications. Its jobs stay; its history goes. Locks: its rows. Index: the primary keys.
+create function pgqueue.unschedule(name text)
+returns boolean language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from pgqueue.schedules as s where s.name = unschedule.name;
+    if not found then
+        return false;
+    end if;
+    delete from pgqueue.schedule_runs as r where r.schedule = unschedule.name;
+    perform pgqueue.audited('unschedule', unschedule.name);
+    return true;
+end $$;
+comment on function pgqueue.unschedule(text) is 'Deletes a schedule and its history. Returns whether there was one.';
+
+-- Called by operators. Locks: its row. Index: schedules_one_row_a_name.
+create function pgqueue.pause_schedule(name text)
+returns boolean language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pgqueue.schedules as s set paused_at = coalesce(s.paused_at, clock_timestamp()) where s.name = pause_schedule.name;
+    if not found then
+        return false;
+    end if;
+    perform pgqueue.audited('pause_schedule', pause_schedule.name);
+    return true;
+end $$;
+comment on function pgqueue.pause_schedule(text) is 'Pauses a schedule: its due times pass, and are not missed. Returns whether there is one.';
+
+-- Called by operators. Due times count from now on. Locks: its row. Index: schedules_one_row_a_name.
+create function pgqueue.resume_schedule(name text)
+returns boolean language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pgqueue.schedules as s
+       set paused_at = null, problem = null, changed_at = clock_timestamp(),
+           due_at = case when s.at_startup then 'infinity' else '-infinity' end::timestamptz
+     where s.name = resume_schedule.name and (s.paused_at is not null or s.problem is not null);
+    if found then
+        perform pgqueue.wake_leader('-infinity');
+        perform pgqueue.audited('resume_schedule', resume_schedule.name);
+        return true;
+    end if;
+    return exists (select from pgqueue.schedules as s where s.name = resume_schedule.name);
+end $$;
+comment on function pgqueue.resume_schedule(text) is 'Resumes a schedule that was paused, or had a problem. Returns whether there is one.';
+
+-- Called by operators: a run beside those that are due, also of a paused schedule. Locks: its row, those of enqueue.
+create function pgqueue.run_schedule(name text, out job_id bigint, out outcome text)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    held pgqueue.schedules;
+begin
+    select * into held from pgqueue.schedules as s where s.name = run_schedule.name for update;
+    if found then
+        select r.job_id, r.outcome into job_id, outcome from pgqueue.run_due(held, clock_timestamp(), 'by_hand', 0, false) as r;
+        perform pgqueue.audited('run_schedule', run_schedule.name, details => jsonb_build_object('job_id', job_id, 'outcome', outcome));
+    end if;
+end $$;
+comment on function pgqueue.run_schedule(text) is
+'Enqueues a schedule''s job now, beside its due times. Returns the job and by_hand; or the unfinished one that its overlap policy keeps, and overlapped or joined; nulls: there is no such schedule.';
+
+-- What views leave out of a schedule. Called by operators. Locks: none. Index: schedules_one_row_a_name.
+create function pgqueue.schedule_record(name text)
+returns table (args jsonb, options jsonb) language sql stable security definer rows 1
+set search_path = pg_catalog, pg_temp
+as $$ select s.args, s.options from pgqueue.schedules as s where s.name = schedule_record.name $$;
+comment on function pgqueue.schedule_record(text) is 'The args and options of a schedule''s jobs; no row: there is no such schedule.';
+
+-- sql/2_functions/operator/set_queue.sql
+-- Changes the settings of a queue: those that are given; null: the default again. Called by operators.
+-- Running workers are told: what is theirs (worker_limit, timeout) they have at once, or else with their next round of upkeep.
+-- max_attempts is for jobs that are enqueued from now on.
+-- Locks: the queue's row. Index: queues_one_row_a_name.
+create function pgqueue.set_queue(queue text, settings jsonb)
+returns jsonb language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    known constant text[] := '{worker_limit,max_attempts,timeout,target_wait,keep_completed,keep_cancelled,keep_dead,max_completed,max_cancelled,max_dead,max_depth,max_oldest}';
+    wanted pgqueue.queues;
+    setting record;
+    broken text;
+begin
+    perform pgqueue.reject_job('-', '{}', set_queue.queue, 5, null, null, 1, null, null, null);
+    if settings is null or jsonb_typeof(settings) <> 'object' then
+        raise exception using errcode = 'PQ001', message = 'settings: expected a JSON object',
+            hint = 'Name each setting: {"worker_limit": 5}.';
+    end if;
+    insert into pgqueue.queues (name) values (set_queue.queue) on conflict on constraint queues_one_row_a_name do nothing;
+    select * into wanted from pgqueue.queues as q where q.name = set_queue.queue for update;
+    for setting in select s.key, s.value from jsonb_each(settings) as s loop
+        if setting.key <> all (known) then
+            raise exception using errcode = 'PQ001', message = format('settings: %s is none', left(setting.key, 40)),
+                hint = array_to_string(known, ', ') || '.';
+        end if;
+        begin
+            wanted := jsonb_populate_record(wanted, jsonb_build_object(setting.key, case
+                when setting.key like 'keep%' and jsonb_typeof(setting.value) = 'number'
+                then to_jsonb(make_interval(secs => (setting.value #>> '{}')::double precision))
+                when setting.key like 'keep%' and setting.value = '"none"' then '"0"'
+                else setting.value end));
+        exception when data_exception or datatype_mismatch then
+            raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, sqlerrm),
+                hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; the others: a number; null: the default.';
+        end;
+    end loop;
+    begin
+        update pgqueue.queues as q
+           set worker_limit = wanted.worker_limit, max_attempts = wanted.max_attempts, timeout = wanted.timeout,
+               target_wait = wanted.target_wait, keep_completed = wanted.keep_completed,
+               keep_cancelled = wanted.keep_cancelled, keep_dead = wanted.keep_dead, max_completed = wanted.max_completed,
+               max_cancelled = wanted.max_cancelled, max_dead = wanted.max_dead, max_depth = wanted.max_depth,
+               max_oldest = wanted.max_oldest
+         where q.name = set_queue.queue;
+    exception when check_violation then
+        get stacked diagnostics broken = constraint_name;
+        raise exception using errcode = 'PQ001', message = format('settings of %s: %s', set_queue.queue, replace(broken, '_', ' ')),
+            hint = 'Limits and attempts are 1 or more, times are positive, what is kept is 0 or more.';
+    end;
+    if wanted.max_attempts is not null then
+        perform nextval('pgqueue.attempts_set');  -- before the commit: whoever looks too early finds no change yet
+    end if;
+    perform pgqueue.audited('set_queue', set_queue.queue, details => settings);
+    perform pg_notify('pgqueue_upkeep', 'queues')
+      where settings ?| '{worker_limit,timeout}' and current_setting('pgqueue.notify', true) is distinct from 'off';
+    return jsonb_strip_nulls(to_jsonb(wanted) - '{name,paused_at,resumes_at}'::text[]);
+end $$;
+comment on function pgqueue.set_queue(text, jsonb) is
+'Changes settings of a queue, those that are given; null: the default. worker_limit, max_attempts, max_depth, max_completed, max_cancelled, max_dead: numbers; timeout, target_wait, max_oldest: seconds; keep_completed, keep_cancelled, keep_dead: seconds, an interval, or none. Returns all that are set. select pgqueue.set_queue(''mail'', ''{"worker_limit": 5, "keep_completed": "1 day"}'')';
+
+-- How many unfinished jobs a queue has now. Called by operators: queues drain, which looks every now and then.
+-- Locks: none. Index: ready_jobs_lane; scans the other tables.
+create function pgqueue.count_queue(queue text, out ready bigint, out scheduled bigint, out blocked bigint, out running bigint)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+begin
+    select (select count(*) from pgqueue.ready_jobs as j where j.queue = count_queue.queue),
+           (select count(*) from pgqueue.scheduled_jobs as j where j.queue = count_queue.queue),
+           (select count(*) from pgqueue.blocked_jobs as j where j.queue = count_queue.queue),
+           (select count(*) from pgqueue.running_jobs as j where j.queue = count_queue.queue)
+      into ready, scheduled, blocked, running;
+end $$;
+comment on function pgqueue.count_queue(text) is
+'How many unfinished jobs a queue has now, counted; pgqueue_bi.queue_health has what was counted a moment ago, at no cost.';
+
+-- sql/2_functions/operator/stop_workers.sql
+-- Asks workers to stop: each claims nothing more, finishes what it runs within its drain limit, and is not started again.
+-- Called by operators. Their supervisors are told, and look with each round of upkeep.
+-- Locks: none but the inserts'. Index: workers_one_row_a_process.
+create function pgqueue.stop_workers(ids bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    worker record;
+    asked bigint[] := '{}';
+begin
+    for worker in
+        select w.id, w.supervisor_id, w.host, w.pid from pgqueue.workers as w
+         where w.id = any (stop_workers.ids) order by w.id
+    loop
+        insert into pgqueue.stop_requests (worker_id, requested_at) values (worker.id, clock_timestamp())
+        on conflict on constraint stop_requests_one_row_a_worker do nothing;
+        asked := asked || worker.id;
+        perform pgqueue.audited('stop_workers', worker.id::text,
+                                details => jsonb_build_object('host', worker.host, 'pid', worker.pid));
+        perform pg_notify('pgqueue_upkeep_' || worker.supervisor_id, 'workers')
+          where current_setting('pgqueue.notify', true) is distinct from 'off';
+    end loop;
+    return asked;
+end $$;
+comment on function pgqueue.stop_workers(bigint[]) is
+'Asks workers to finish what they run and to stop. Returns the ids that are registered. When all workers of a supervisor have stopped it ends, with exit code 0: whatever keeps that process may start it again.';
 
 -- sql/2_functions/producer/enqueue.sql
 -- Inserts one job, in the caller's transaction: the job exists if and only if that transaction commits.
@@ -941,7 +1750,7 @@ create function pgqueue.enqueue(
     priority        integer          default 5,
     run_at          timestamptz      default null,
     delay           double precision default null,
-    max_attempts    integer          default 5,
+    max_attempts    integer          default null,
     unique_key      text             default null,
     idempotency_key text             default null,
     options         jsonb            default null,
@@ -961,6 +1770,9 @@ declare
 begin
     if args is null then
         args := '{}';
+    end if;
+    if max_attempts is null and pg_sequence_last_value('pgqueue.attempts_set') is not null then
+        max_attempts := (select q.max_attempts from pgqueue.queues as q where q.name = line);
     end if;
     if not (coalesce(length(task) between 1 and 200 and jsonb_typeof(args) = 'object', false)
             and length(line) between 1 and 100 and line !~ '[[:cntrl:]*"'']' and task !~ '[[:cntrl:]]'
@@ -1016,6 +1828,7 @@ begin
                    enqueue.unique_key, enqueue.options
              where due > clock_timestamp();
             if found then
+                perform pgqueue.wake_leader(due);
                 enqueue.id := own_id;
                 enqueue.created := true;
                 enqueue.outcome := 'created';
@@ -1067,6 +1880,7 @@ declare
     holder bigint;
     outcome text;
     again bigint[] := '{}';
+    first_due timestamptz;
     asked jsonb;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -1080,6 +1894,13 @@ begin
         return;
     end if;
     keyed := jsonb_path_exists(jobs, '$[*].unique_key') or jsonb_path_exists(jobs, '$[*].idempotency_key');
+    if pg_sequence_last_value('pgqueue.attempts_set') is not null then
+        jobs := (select jsonb_agg(case when j.job ->> 'max_attempts' is null and q.name is not null
+                                       then j.job || jsonb_build_object('max_attempts', q.max_attempts) else j.job end order by j.n)
+                   from jsonb_array_elements(jobs) with ordinality as j (job, n)
+                   left join pgqueue.queues as q on q.name = coalesce(j.job ->> 'queue', 'default') and q.max_attempts is not null
+                                                and jsonb_typeof(j.job) = 'object');
+    end if;
     if keyed then
         perform pgqueue.reject_jobs(jobs);  -- before a key is waited for
     end if;
@@ -1207,6 +2028,7 @@ begin
                                                 args, unique_key, options)
             select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
               from given as g where g.due > g.seen_at
+            returning run_at
         ), overdue as (
             insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
@@ -1214,8 +2036,12 @@ begin
               from given as g where g.due <= g.seen_at
             returning queue
         )
-        select lines || coalesce(array_agg(o.queue), '{}'),
-               line_jobs || coalesce(array_agg(1::bigint), '{}') into lines, line_jobs from overdue as o;
+        select lines || coalesce(array_agg(o.queue), '{}'), line_jobs || coalesce(array_agg(1::bigint), '{}'),
+               (select min(s.run_at) from scheduled as s)
+          into lines, line_jobs, first_due from overdue as o;
+        if first_due is not null then
+            perform pgqueue.wake_leader(first_due);
+        end if;
     end if;
     perform pgqueue.notify_sleepers(l.queue, sum(l.jobs)::integer)
        from unnest(lines, line_jobs) as l (queue, jobs) group by l.queue;
@@ -1414,6 +2240,30 @@ end $$;
 comment on function pgqueue.endings_under_way(text[]) is
 'The virtual transactions that are about to end jobs or attempts.';
 
+-- sql/2_functions/shared/audited.sql
+-- Writes down what an operator has done. Called by every function in operator/ that changes something, in its transaction.
+-- Who it was: the role that logged in, and the setting pgqueue.actor.
+-- Locks: none but the insert's. Index: none.
+create function pgqueue.audited(verb text, target text default null, ids bigint[] default null, details jsonb default null)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if cardinality(ids) = 0 then
+        return;  -- it changed nothing
+    end if;
+    if ids is not null then
+        perform nextval('pgqueue.job_ids');  -- a number is lost, and what there is is counted again: see depths_due
+    end if;
+    insert into pgqueue.audit (acted_at, role, actor, verb, target, jobs, job_ids, filter, details)
+    values (clock_timestamp(), session_user, left(nullif(current_setting('pgqueue.actor', true), ''), 200), verb, target,
+            cardinality(ids), ids[1:20],
+            case when ids is not null then left(nullif(current_setting('pgqueue.filter', true), ''), 1000) end,
+            nullif(jsonb_strip_nulls(details), '{}'));
+end $$;
+comment on function pgqueue.audited(text, text, bigint[], jsonb) is
+'Private. Notes in pgqueue.audit that an operator''s function has changed something.';
+
 -- sql/2_functions/shared/cancel_as_requested.sql
 -- Cancels those of the jobs that somebody had asked to cancel while they ran; they wait again now, or are dead.
 -- Called by fail, snooze, release and rescue after they have moved them. Locks: those of cancel.
@@ -1525,6 +2375,122 @@ begin
 end $$;
 comment on function pgqueue.options_to_store(jsonb) is 'Private. The options without unique, of which only the period stays.';
 
+-- sql/2_functions/shared/kept.sql
+-- What the queues keep, for retention. Without settings: completed and cancelled jobs 7 days, dead letters for ever.
+
+-- The settings as text, to see whether they have changed. Called by upkeep and trim_history. Locks: none. Scans queues.
+create function pgqueue.kept_settings()
+returns text language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select coalesce(md5(string_agg(concat_ws(' ', q.name, coalesce(q.keep_completed::text, '-'), coalesce(q.keep_cancelled::text, '-'),
+                                       coalesce(q.keep_dead::text, '-'), coalesce(q.max_completed::text, '-'),
+                                       coalesce(q.max_cancelled::text, '-'), coalesce(q.max_dead::text, '-')), ';' order by q.name)), '')
+          from pgqueue.queues as q
+         where coalesce(q.keep_completed::text, q.keep_cancelled::text, q.keep_dead::text, q.max_completed::text,
+                        q.max_cancelled::text, q.max_dead::text) is not null);
+end $$;
+comment on function pgqueue.kept_settings() is 'Private. What the queues keep, as text; empty: none says anything.';
+
+-- Whether something is to be dropped or trimmed. Called by upkeep. Locks: none. Index: retention_one_row.
+create function pgqueue.retention_due()
+returns boolean language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (select from pgqueue.retention as r
+                    where r.due_at <= clock_timestamp() or r.settings <> pgqueue.kept_settings()
+                       or r.due_at > clock_timestamp() + interval '2 days');  -- before the clock was set back
+end $$;
+comment on function pgqueue.retention_due() is 'Private. Whether something may have to be dropped or trimmed.';
+
+-- For how long completed or cancelled jobs are kept by the queue that keeps them longest. Called by retention. Locks: none.
+create function pgqueue.longest_kept()
+returns interval language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return least('1000 years', greatest('7 days', (select max(greatest(q.keep_completed, q.keep_cancelled)) from pgqueue.queues as q)));
+end $$;
+comment on function pgqueue.longest_kept() is 'Private. The longest retention of completed and cancelled jobs of any queue; 7 days at least.';
+
+-- Before when an ending may go: roll_up has read it, and a minute has passed for those who wait for it.
+-- Called by retention. Locks: none.
+create function pgqueue.trim_horizon()
+returns timestamptz language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (select least(p.rolled_up_to, clock_timestamp() - interval '1 minute') from pgqueue.rollup_progress as p);
+end $$;
+comment on function pgqueue.trim_horizon() is 'Private. Jobs that ended after this are never trimmed.';
+
+-- The rules of a pass: for queue (null: all others) and state, rows that ended before `before` go; those that are left go when
+-- they are older than `keep` (null: with their day), or when there are too many (counted). None, if days are all that is to go.
+-- Called by trim_history. Locks: none. Index: rollups_one_row_a_bucket_and_task.
+--
+-- A number of jobs is looked up in the rollups as the minute since which as many have ended (the hour, if it is two days ago): no
+-- index on finished_jobs could count them.
+create function pgqueue.keep_rules(in_overflow boolean)
+returns jsonb language plpgsql stable
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan set enable_seqscan = off
+as $$
+declare
+    longest constant interval := pgqueue.longest_kept();
+    horizon constant timestamptz := pgqueue.trim_horizon();
+    minutes_from constant timestamptz := date_trunc('hour', (select p.rolled_up_to from pgqueue.rollup_progress as p) - interval '47 hours');
+begin
+    return (
+        with kept as (
+            select q.name as queue, k.state, least(coalesce(k.keep, '7 days'), '1000 years') as keep, k.most
+              from pgqueue.queues as q
+             cross join lateral (values ('completed', q.keep_completed, q.max_completed),
+                                        ('cancelled', q.keep_cancelled, q.max_cancelled)) as k (state, keep, most)
+             where k.keep is not null or k.most is not null
+            union all
+            select null, s.state, interval '7 days', null from (values ('completed'), ('cancelled')) as s (state)
+        ), ended as (
+            select k.queue, k.state, k.most, r.bucket_at,
+                   sum(case k.state when 'completed' then r.completed else r.cancelled end) as jobs
+              from pgqueue.rollups as r join kept as k on k.queue = r.queue and k.most > 0
+             where r.period = 'minute' and r.bucket_at >= minutes_from or r.period = 'hour' and r.bucket_at < minutes_from
+             group by k.queue, k.state, k.most, r.bucket_at
+        ), added_up as (
+            select e.*, sum(e.jobs) over (partition by e.queue, e.state order by e.bucket_at desc) as since from ended as e
+        ), counts as (
+            select a.queue, a.state, max(a.bucket_at) as before from added_up as a where a.since >= a.most
+             group by a.queue, a.state
+        ), rules as (
+            select k.queue, k.state, k.most is not null as counted,
+                   case when k.keep < longest or in_overflow then k.keep end as keep,
+                   case when k.keep < longest or in_overflow or k.most is not null
+                        then least(horizon, greatest(clock_timestamp() - k.keep,
+                                                     case k.most when 0 then horizon else c.before end)) end as before
+              from kept as k left join counts as c on c.queue = k.queue and c.state = k.state
+        )
+        select case when bool_or(r.keep is not null or r.counted) then jsonb_agg(to_jsonb(r)) else '[]' end from rules as r);
+end $$;
+comment on function pgqueue.keep_rules(boolean) is 'Private. By which rules the rows of a partition go.';
+
+-- sql/2_functions/shared/matches.sql
+-- Whether a job is one of those that an operator means. Null: that filter was not given.
+-- Called by find_jobs, find_dead, cancel_matching; it is inlined into their queries, so that it costs what is written out.
+-- Locks: none. Index: none of its own.
+create function pgqueue.matches(
+    queue text, task text, created_at timestamptz, args jsonb, options jsonb,
+    of_queue text, of_task text, of_tag text, created_after timestamptz, created_before timestamptz, of_args jsonb
+) returns boolean language sql immutable parallel safe
+return (of_queue is null or queue = of_queue)
+   and (of_task is null or task = of_task)
+   and (of_tag is null or options -> 'tags' ? of_tag)
+   and (created_after is null or created_at >= created_after)
+   and (created_before is null or created_at < created_before)
+   and (of_args is null or args @> of_args);
+comment on function pgqueue.matches(text, text, timestamptz, jsonb, jsonb, text, text, text, timestamptz, timestamptz, jsonb) is
+'Private. Whether a job matches every filter given.';
+
 -- sql/2_functions/shared/meet_waiting.sql
 -- Does to a waiting job, whose unique key a new one wants, what `how` asks for. `job`: what the new one would have been.
 -- Called by take_unique_key. Returns null when the job does not wait any more.
@@ -1598,6 +2564,7 @@ begin
             select m.id, due, m.created_at, m.lane | 1, m.attempt, m.max_attempts, m.crashes, m.queue, m.task, m.args,
                    m.unique_key, m.options
               from moved as m;
+            perform pgqueue.wake_leader(due);
         end if;
     end if;
     if is_ready and outcome <> 'postponed' then
@@ -1635,6 +2602,173 @@ begin
 end $$;
 comment on function pgqueue.notify_sleepers(text, integer) is
 'Private. Notifies up to `jobs` idle workers of `queue`. `set pgqueue.notify = off` silences it (for applications that PREPARE TRANSACTION).';
+
+-- sql/2_functions/shared/put_schedule.sql
+-- Makes or changes a schedule. Called by schedule and sync_schedules. `definition`: keyed like the arguments of schedule,
+-- null: the default. When its timing changes it is planned anew, from now; else it keeps its next due time. A pause stays.
+-- By hand (owner null) any may be changed; an app changes its own alone.
+-- Locks: the schedule's row. Index: schedules_one_row_a_name.
+create function pgqueue.put_schedule(name text, owner text, definition jsonb)
+returns text language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given constant jsonb := coalesce(
+        (select jsonb_object_agg(d.key, d.value) from jsonb_each(definition) as d where d.value <> 'null'), '{}');
+    wanted pgqueue.schedules;
+    held pgqueue.schedules;
+    at_once constant timestamptz := clock_timestamp();
+begin
+    perform pgqueue.reject_schedule(put_schedule.name, given);
+    wanted := jsonb_populate_record(null::pgqueue.schedules, jsonb_build_object(
+        'args', '{}'::jsonb, 'queue', 'default', 'priority', 5, 'max_attempts', 5, 'at_startup', false, 'tz', 'UTC',
+        'jitter', 0, 'grace', 15, 'missed', 'once', 'missed_limit', 100, 'overlap', 'allow') || given);
+    wanted.name := put_schedule.name;
+    wanted.owner := put_schedule.owner;
+    wanted.created_at := at_once;
+    wanted.changed_at := at_once;
+    wanted.paused_at := null;
+    wanted.due_at := case when wanted.at_startup then 'infinity' else '-infinity' end;
+    wanted.problem := null;
+    insert into pgqueue.schedules select wanted.* on conflict on constraint schedules_one_row_a_name do nothing;
+    if found then
+        perform pgqueue.wake_leader(wanted.due_at);
+        return 'created';
+    end if;
+    select * into held from pgqueue.schedules as s where s.name = put_schedule.name for update;
+    if not found then  -- deleted between the two statements
+        return pgqueue.put_schedule(put_schedule.name, put_schedule.owner, definition);
+    end if;
+    if held.owner is distinct from put_schedule.owner and put_schedule.owner is not null then
+        return 'foreign';
+    end if;
+    wanted.created_at := held.created_at;
+    wanted.paused_at := held.paused_at;
+    if held.problem is null
+       and row (wanted.cron, wanted.seconds, wanted.every, wanted.at, wanted.at_startup, wanted.tz, wanted.starts_at, wanted.ends_at)
+           is not distinct from
+           row (held.cron, held.seconds, held.every, held.at, held.at_startup, held.tz, held.starts_at, held.ends_at)
+    then
+        wanted.changed_at := held.changed_at;
+        wanted.due_at := held.due_at;
+    end if;
+    if wanted is not distinct from held then
+        return 'unchanged';
+    end if;
+    update pgqueue.schedules as s
+       set owner = wanted.owner, task = wanted.task, args = wanted.args, queue = wanted.queue, priority = wanted.priority,
+           max_attempts = wanted.max_attempts, options = wanted.options, cron = wanted.cron, seconds = wanted.seconds,
+           every = wanted.every, at = wanted.at, at_startup = wanted.at_startup, tz = wanted.tz,
+           starts_at = wanted.starts_at, ends_at = wanted.ends_at, jitter = wanted.jitter, grace = wanted.grace,
+           missed = wanted.missed, missed_limit = wanted.missed_limit, overlap = wanted.overlap,
+           changed_at = wanted.changed_at, due_at = wanted.due_at, problem = wanted.problem
+     where s.name = wanted.name;
+    perform pgqueue.wake_leader(wanted.due_at);
+    return 'changed';
+end $$;
+comment on function pgqueue.put_schedule(text, text, jsonb) is 'Private. Makes or changes a schedule: created, changed or unchanged; foreign: it belongs to somebody else.';
+
+-- Says what is wrong with a schedule, and refuses it with SQLSTATE PQ001 (PQ003 for args) and a hint.
+-- Called by put_schedule. A cron expression is read by the leader; a bad one is said in schedules.problem. Locks: none.
+create function pgqueue.reject_schedule(name text, definition jsonb)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    seconds constant text := 'Seconds, from 0 to ten years.';
+    timings constant text[] := array(
+        select t.key from unnest(array['cron', 'every', 'at', 'at_startup']) as t (key)
+         where coalesce(definition ->> t.key, 'false') <> 'false');
+    stranger constant text := (
+        select k.key from jsonb_object_keys(definition) as k (key)
+         where k.key not in ('task', 'args', 'queue', 'priority', 'max_attempts', 'options', 'cron', 'seconds', 'every', 'at',
+                             'at_startup', 'tz', 'starts_at', 'ends_at', 'jitter', 'grace', 'missed', 'missed_limit', 'overlap')
+         order by k.key limit 1);
+    absurd constant text := (
+        select t.key from unnest(array['at', 'starts_at', 'ends_at']) as t (key)
+         where not (definition ->> t.key)::timestamptz between '1970-01-01 UTC' and '2199-12-31 23:59:59 UTC' limit 1);
+    place constant text := format('schedule %s: ', left(coalesce(name, 'null'), 100));
+    code text := 'PQ001';
+    problem text;
+    remedy text;
+begin
+    case
+        when name is null or length(name) not between 1 and 100 or name ~ '[[:cntrl:]*"'']' then
+            problem := format('name: %L is not a name', left(name, 40));
+            remedy := 'A schedule''s name has 1 to 100 characters: no control characters, quotes or asterisks.';
+        when stranger is not null then
+            problem := format('there is no %L', left(stranger, 40));
+            remedy := 'See the arguments of pgqueue.schedule.';
+        when cardinality(timings) <> 1 then
+            problem := case when timings = '{}' then 'no timing' else array_to_string(timings, ', ') || ': given together' end;
+            remedy := 'Give one of cron, every, at and at_startup.';
+        when definition ->> 'seconds' not in ('first', 'last') then
+            problem := format('seconds: %L is none', left(definition ->> 'seconds', 40));
+            remedy := 'first or last: where the seconds of a cron expression of six fields are.';
+        when definition ? 'seconds' and not definition ? 'cron' then
+            problem := 'seconds: there is no cron';
+            remedy := 'It says where the seconds of a cron expression of six fields are: leave it out.';
+        when length(definition ->> 'cron') > 500 then
+            problem := format('cron: %s characters', length(definition ->> 'cron'));
+            remedy := 'At most 500 characters.';
+        when cardinality(regexp_split_to_array(btrim(definition ->> 'cron'), '\s+'))
+             <> (case when definition ->> 'cron' ~ '^\s*@' then 1 when definition ? 'seconds' then 6 else 5 end) then
+            problem := format('cron: %L has %s fields', left(definition ->> 'cron', 100),
+                              cardinality(regexp_split_to_array(btrim(definition ->> 'cron'), '\s+')));
+            remedy := 'minute hour day month weekday; a sixth field, for seconds, needs seconds => ''first'' or ''last''.';
+        when not (definition ->> 'every')::numeric between 1 and 315360000 then
+            problem := format('every: %s is out of range', left(definition ->> 'every', 40));
+            remedy := 'Seconds, from 1 to ten years.';
+        when not (definition ->> 'jitter')::numeric between 0 and 315360000 then
+            problem := format('jitter: %s is out of range', left(definition ->> 'jitter', 40));
+            remedy := seconds;
+        when not (definition ->> 'grace')::numeric between 0 and 315360000 then
+            problem := format('grace: %s is out of range', left(definition ->> 'grace', 40));
+            remedy := seconds;
+        when definition ->> 'missed' not in ('skip', 'once', 'all') then
+            problem := format('missed: %L is none', left(definition ->> 'missed', 40));
+            remedy := 'skip, once or all.';
+        when not (definition ->> 'missed_limit')::numeric between 1 and 1000 then
+            problem := format('missed_limit: %s is out of range', left(definition ->> 'missed_limit', 40));
+            remedy := 'From 1 to 1000.';
+        when definition ->> 'overlap' not in ('allow', 'skip', 'queue') then
+            problem := format('overlap: %L is none', left(definition ->> 'overlap', 40));
+            remedy := 'allow, skip or queue.';
+        when absurd is not null then
+            problem := format('%s: %s is out of range', absurd, left(definition ->> absurd, 40));
+            remedy := 'From the year 1970 to 2199.';
+        when exists (select from unnest(array['at', 'starts_at', 'ends_at']) as t (key)
+                      where not (definition ->> t.key)::timestamptz between '1970-01-01' and '2199-12-31') then
+            problem := 'at, starts_at, ends_at: out of range';
+            remedy := 'From 1970 to 2199.';
+        when (definition ->> 'starts_at')::timestamptz > (definition ->> 'ends_at')::timestamptz then
+            problem := 'ends_at: it lies before starts_at';
+            remedy := 'No due time would be left.';
+        when definition -> 'options' ? 'unique' then
+            problem := 'options.unique: a schedule has none';
+            remedy := 'overlap says what happens while its last job is unfinished.';
+        -- the view takes 15 ms, so it is asked for the first schedule of a zone
+        when definition ->> 'tz' <> 'UTC'
+             and not exists (select from pgqueue.schedules as s where s.tz = definition ->> 'tz')
+             and not exists (select from pg_catalog.pg_timezone_names as z where z.name = definition ->> 'tz') then
+            problem := format('tz: there is no time zone %L', left(definition ->> 'tz', 40));
+            remedy := 'A name such as Europe/Paris.';
+        else
+            begin
+                perform pgqueue.reject_job(
+                    definition ->> 'task', coalesce(definition -> 'args', '{}'), definition ->> 'queue',
+                    (definition ->> 'priority')::integer, null, null, (definition ->> 'max_attempts')::integer, null, null,
+                    definition -> 'options');
+                return;
+            exception when sqlstate 'PQ001' or sqlstate 'PQ003' then
+                code := sqlstate;
+                get stacked diagnostics problem = message_text, remedy = pg_exception_hint;
+            end;
+    end case;
+    raise exception using errcode = code, message = place || problem, hint = remedy;
+end $$;
+comment on function pgqueue.reject_schedule(text, jsonb) is
+'Private. Raises PQ001 or PQ003 naming the first bad part of a schedule, with a hint; returns when there is none.';
 
 -- sql/2_functions/shared/reject_job.sql
 -- Says what is wrong with a job, and refuses it with SQLSTATE PQ001 (PQ003 for args) and a hint.
@@ -1772,6 +2906,94 @@ begin
 end $$;
 comment on function pgqueue.reject_unique(jsonb, text, boolean, text) is
 'Private. Raises PQ001 naming the first bad part of options.unique, with a hint; returns when there is none.';
+
+-- sql/2_functions/shared/run_due.sql
+-- One due time of a schedule whose row the caller holds: its job and its row of the history, both or none.
+-- Called by tick and run_schedule. Returns nulls when the due time has had its run.
+-- Locks: those of enqueue. Index: schedule_runs_one_a_due_time.
+create function pgqueue.run_due(
+    held pgqueue.schedules, due_at timestamptz, policy text, missed integer, jitters boolean, out job_id bigint, out outcome text
+) language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    met text;
+    stored constant jsonb := coalesce(held.options, '{}') || jsonb_build_object('schedule', held.name, 'due_at', run_due.due_at);
+begin
+    if exists (select from pgqueue.schedule_runs as r where r.schedule = held.name and r.due_at = run_due.due_at) then
+        return;
+    end if;
+    outcome := policy;
+    if policy <> 'missed' then
+        select e.id, e.outcome into job_id, met
+          from pgqueue.enqueue(
+              held.task, held.args, held.queue, held.priority,
+              delay => case when jitters and held.jitter > 0 then random() * held.jitter end,
+              max_attempts => held.max_attempts,
+              unique_key => case when held.overlap <> 'allow' then 'schedule:' || held.name end,
+              options => case held.overlap
+                  when 'queue' then stored || '{"unique": {"on_conflict": "follow_up"}}' else stored end) as e;
+        if met = 'kept' then
+            outcome := case held.overlap when 'skip' then 'overlapped' else 'joined' end;
+        end if;
+    end if;
+    insert into pgqueue.schedule_runs (schedule, due_at, ran_at, outcome, missed, job_id)
+    values (held.name, run_due.due_at, clock_timestamp(), run_due.outcome, run_due.missed, run_due.job_id);
+end $$;
+comment on function pgqueue.run_due(pgqueue.schedules, timestamptz, text, integer, boolean) is
+'Private. Enqueues the job of a due time, unless it was missed, and notes it. Returns the job and the outcome; nulls: it has had its run.';
+
+-- Notes how the jobs of a schedule's runs have ended, as far as they have, so that it is known when they are forgotten.
+-- Called by tick and retain. A job that is on no record any more is noted as well, or it would be looked up for ever.
+-- Locks: the runs' rows (skip locked). Index: schedule_runs_unsettled, those of look.
+create function pgqueue.settle_runs(of_schedule text)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on set enable_indexonlyscan = on
+as $$
+declare
+    run record;
+begin
+    for run in
+        with open as materialized (
+            select r.due_at, r.job_id from pgqueue.schedule_runs as r
+             where r.schedule = of_schedule and r.state is null and r.job_id is not null
+             order by r.due_at limit 20 for update skip locked
+        )
+        select o.due_at, coalesce(j.state, 'unknown') as state
+          from open as o left join pgqueue.look(array(select u.job_id from open as u)) as j on j.id = o.job_id
+    loop
+        update pgqueue.schedule_runs as r set state = run.state
+         where r.schedule = of_schedule and r.due_at = run.due_at
+           and run.state in ('completed', 'cancelled', 'dead', 'unknown');
+    end loop;
+end $$;
+comment on function pgqueue.settle_runs(text) is 'Private. Notes the final states of the jobs of a schedule''s earlier runs, at most 20.';
+
+-- sql/2_functions/shared/summarize_history.sql
+-- Has the BRIN of the history cover what was written lately. Called by count_depths, every ten seconds at the most.
+-- Locks: SHARE UPDATE EXCLUSIVE on today's partition, if it is free; it waits for nobody. Index: finished_jobs_by_id.
+--
+-- A job that has ended is looked for by id or time in the ranges that may hold it, and in all that are not summarized yet. The
+-- requests of autosummarize are carried out once a minute, and no more than 256 of them are remembered: at full speed that
+-- would leave millions of rows to be read for each job that somebody looks at.
+create function pgqueue.summarize_history()
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+as $$
+begin
+    perform brin_summarize_new_values(i.indexrelid)
+       from pg_catalog.pg_index as i
+       join pg_catalog.pg_class as c on c.oid = i.indexrelid
+       join pg_catalog.pg_am as a on a.oid = c.relam
+      where i.indrelid in (to_regclass('pgqueue.finished_jobs' || to_char((clock_timestamp() at time zone 'UTC')::date, '_YYYYMMDD')),
+                           'pgqueue.finished_jobs_overflow'::regclass)
+        and a.amname = 'brin';
+exception when lock_not_available then
+    null;  -- autovacuum is at it, or somebody changes the partition: the next count comes soon
+end $$;
+comment on function pgqueue.summarize_history() is 'Private. Lets the latest of the history be found without reading all of it.';
 
 -- sql/2_functions/shared/take_keys.sql
 -- Takes the unique key of a new job, or does to the job that holds it what `how` asks for (options.unique of enqueue).
@@ -1956,6 +3178,7 @@ as $$
 declare
     follower record;
     lines text[];
+    later timestamptz;
     unblocked integer := 0;
 begin
     for follower in
@@ -1992,6 +3215,7 @@ begin
             select g.id, g.run_at, g.created_at, g.lane, g.attempt, g.max_attempts, g.crashes, g.queue, g.task, g.args,
                    g.unique_key, g.options
               from gone as g where g.run_at > g.seen_at
+            returning run_at
         ), due as (
             insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
@@ -2000,7 +3224,10 @@ begin
               from gone as g where g.run_at <= g.seen_at
             returning queue
         )
-        select array_agg(d.queue) into lines from due as d;
+        select array_agg(d.queue), (select e.run_at from early as e) into lines, later from due as d;
+        if later is not null then
+            perform pgqueue.wake_leader(later);
+        end if;
         if lines is not null then
             perform pgqueue.notify_sleepers(follower.queue, 1);
         end if;
@@ -2041,6 +3268,23 @@ end $$;
 comment on function pgqueue.unblock_stranded() is
 'Private. Unblocks jobs whose predecessor is no longer unfinished. Returns how many.';
 
+-- sql/2_functions/shared/wake_leader.sql
+-- Notifies the leader of upkeep when something falls due before it looks again.
+-- Called by whatever has just inserted into scheduled_jobs (after the insert: see upkeep/keep_time.sql) or changed a
+-- schedule. Locks: none.
+create function pgqueue.wake_leader(due timestamptz)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if extract(epoch from due) * 1000 < (select n.last_value from pgqueue.next_look as n) then
+        perform pg_notify('pgqueue_upkeep_' || l.supervisor_id, '') from pgqueue.leadership as l
+          where current_setting('pgqueue.notify', true) is distinct from 'off';
+    end if;
+end $$;
+comment on function pgqueue.wake_leader(timestamptz) is
+'Private. Notifies the leader on channel pgqueue_upkeep_<supervisor_id> when `due` is sooner than its next look.';
+
 -- sql/2_functions/testing/travel.sql
 -- Lets time pass for the jobs that wait: all their times move back by `seconds`, the clock stays as it is.
 -- Called by tests alone (pgqueue.testing.travel), as the owner: it is granted to nobody. Locks: the rows it moves.
@@ -2078,17 +3322,112 @@ begin
        set run_at = r.run_at - passed, created_at = r.created_at - passed,
            options = case when r.options ? 'expires_at' then jsonb_set(r.options, '{expires_at}',
                to_jsonb((r.options ->> 'expires_at')::timestamptz - passed)) else r.options end;
-    update pgqueue.blocked_jobs as b set run_at = b.run_at - passed, created_at = b.created_at - passed;
     update pgqueue.blocked_jobs as b
        set run_at = b.run_at - passed, created_at = b.created_at - passed,
            options = case when b.options ? 'expires_at' then jsonb_set(b.options, '{expires_at}',
                to_jsonb((b.options ->> 'expires_at')::timestamptz - passed)) else b.options end;
     update pgqueue.unique_keys as k set expires_at = k.expires_at - passed where k.expires_at is not null;
+    perform pgqueue.wake_leader(clock_timestamp());
     select count(*) into due from pgqueue.scheduled_jobs as s where s.run_at <= clock_timestamp();
     return due;
 end $$;
 comment on function pgqueue.travel(double precision) is
 'For tests: moves the times of all jobs that wait, and of idempotency keys, back by `seconds`. Returns how many scheduled jobs are due now.';
+
+-- sql/2_functions/upkeep/count_depths.sql
+-- Counts the jobs of each state by queue and task, for views and thresholds. Called by the leader when upkeep says that it is
+-- due: what is said there bounds it to a twentieth of the time.
+-- Locks: an advisory one, shared with roll_up, row exclusive on its own tables, that of summarize_history; it waits for nobody.
+-- Scans the state tables, in one statement, so that a job is counted once; on one processor, for the others are the workers'.
+create function pgqueue.count_depths()
+returns double precision language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set max_parallel_workers_per_gather = 0 set plan_cache_mode = force_custom_plan
+set enable_sort = off
+as $$
+declare
+    began_at constant timestamptz := clock_timestamp();
+    ids bigint;
+    places bigint;
+    moves boolean;
+    took double precision;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    if not pg_try_advisory_xact_lock(hashtextextended('pgqueue.figures', 0)) then
+        return null;
+    end if;
+    -- before the count, so that what comes meanwhile makes the next one due
+    select s.last_value + s.is_called::integer into ids from pgqueue.job_ids as s;
+    select s.last_value + s.is_called::integer into places from pgqueue.positions as s;
+    with counted as materialized (
+        select j.queue, j.task, 'ready' as state, count(*) as jobs, min(j.run_at) as oldest_at
+          from pgqueue.ready_jobs as j group by j.queue, j.task
+        union all
+        select j.queue, j.task, 'scheduled', count(*), null from pgqueue.scheduled_jobs as j group by j.queue, j.task
+        union all
+        select j.queue, j.task, 'blocked', count(*), null from pgqueue.blocked_jobs as j group by j.queue, j.task
+        union all
+        select j.queue, j.task, 'running', count(*), min(j.claimed_at) from pgqueue.running_jobs as j group by j.queue, j.task
+        union all
+        select j.queue, j.task, 'dead', count(*), null from pgqueue.dead_letters as j group by j.queue, j.task
+    ), depths as (
+        select c.queue, c.task, coalesce(sum(c.jobs) filter (where c.state = 'ready'), 0)::bigint as ready,
+               coalesce(sum(c.jobs) filter (where c.state = 'scheduled'), 0)::bigint as scheduled,
+               coalesce(sum(c.jobs) filter (where c.state = 'blocked'), 0)::bigint as blocked,
+               coalesce(sum(c.jobs) filter (where c.state = 'running'), 0)::bigint as running,
+               coalesce(sum(c.jobs) filter (where c.state = 'dead'), 0)::bigint as dead,
+               min(c.oldest_at) filter (where c.state = 'ready') as oldest_ready_at,
+               min(c.oldest_at) filter (where c.state = 'running') as oldest_claimed_at
+          from counted as c group by c.queue, c.task
+    ), none_left as (
+        update pgqueue.depths as d
+           set ready = 0, scheduled = 0, blocked = 0, running = 0, dead = 0, oldest_ready_at = null, oldest_claimed_at = null
+         where d.ready + d.scheduled + d.blocked + d.running + d.dead > 0
+           and not exists (select from counted as c where c.queue = d.queue and c.task = d.task)
+    ), written as (
+        insert into pgqueue.depths as d (queue, task, ready, scheduled, blocked, running, dead, oldest_ready_at,
+                                         oldest_claimed_at)
+        select n.queue, n.task, n.ready, n.scheduled, n.blocked, n.running, n.dead, n.oldest_ready_at, n.oldest_claimed_at
+          from depths as n
+        on conflict on constraint depths_one_row_a_task do update
+           set ready = excluded.ready, scheduled = excluded.scheduled, blocked = excluded.blocked,
+               running = excluded.running, dead = excluded.dead, oldest_ready_at = excluded.oldest_ready_at,
+               oldest_claimed_at = excluded.oldest_claimed_at
+         where (d.ready, d.scheduled, d.blocked, d.running, d.dead, d.oldest_ready_at, d.oldest_claimed_at)
+               is distinct from (excluded.ready, excluded.scheduled, excluded.blocked, excluded.running, excluded.dead,
+                                 excluded.oldest_ready_at, excluded.oldest_claimed_at)
+    )
+    select coalesce(bool_or(n.ready > 0 or n.running > 0), false) into moves from depths as n;
+    delete from pgqueue.depths as d
+     where d.ready + d.scheduled + d.blocked + d.running + d.dead = 0 and d.rolled_up = 0 and d.carried = 0;
+    perform pgqueue.summarize_history();
+    took := greatest(0, extract(epoch from clock_timestamp() - began_at));
+    update pgqueue.depth_count as c
+       set counted_at = began_at, seconds = took, next_id = ids, next_position = places, is_moving = moves;
+    return took;
+end $$;
+comment on function pgqueue.count_depths() is
+'Counts the jobs of each state by queue and task. Returns how many seconds it took; null: somebody else is at it, and nothing was done.';
+
+-- Whether a count is due: 10 s after the last one, or when a minute has ended since, but never before twenty times what the last
+-- one took; and not while nothing has changed, for it costs an idle database a scan. Called by upkeep. Locks: none.
+create function pgqueue.depths_due()
+returns boolean language plpgsql stable
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+begin
+    return (
+        select c.counted_at > clock_timestamp()  -- before the clock was set back
+            or c.counted_at + make_interval(secs => 21 * c.seconds) <= clock_timestamp()
+               and (c.counted_at + interval '10 seconds' <= clock_timestamp()
+                    or date_trunc('minute', c.counted_at) < date_trunc('minute', clock_timestamp()))
+               and (c.is_moving
+                    or c.next_id <> (select s.last_value + s.is_called::integer from pgqueue.job_ids as s)
+                    or c.next_position <> (select s.last_value + s.is_called::integer from pgqueue.positions as s)
+                    -- whatever else may have changed it, such as somebody's own delete
+                    or c.counted_at + interval '10 minutes' <= clock_timestamp())
+          from pgqueue.depth_count as c);
+end $$;
+comment on function pgqueue.depths_due() is 'Private. Whether the jobs should be counted again.';
 
 -- sql/2_functions/upkeep/crashed_jobs.sql
 -- What the deaths of these workers did to the jobs that they were running, wherever those are by now: for the hooks
@@ -2127,6 +3466,157 @@ begin
 end $$;
 comment on function pgqueue.crashed_jobs(bigint[]) is
 'The jobs that were running when these workers died, with their args, the error of that attempt, and dead_reason when it made a dead letter of them. For hooks.';
+
+-- sql/2_functions/upkeep/drop_day.sql
+-- Drops the oldest day partition that is past the longest retention of all queues: one a call.
+-- Called by the leader when upkeep says that it is due.
+-- Locks: ACCESS EXCLUSIVE on the partition and its parent, for the moment of the drop. Index: the catalog's.
+--
+-- While a lock is waited for, completions queue up behind it. So it is not asked for at all while anybody has held a lock on
+-- either table for 50 ms: a reader that goes on for hours costs the completions nothing. Who comes in between is waited for
+-- for 50 ms at the most. The files are removed after the locks.
+create function pgqueue.drop_day(out dropped text, out blocked_by integer[])
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC' set lock_timeout = '50ms'
+as $$
+declare
+    -- what has not been rolled up is still to be read
+    kept_from constant timestamptz := (select least(clock_timestamp() - pgqueue.longest_kept(), p.rolled_up_to)
+                                         from pgqueue.rollup_progress as p);
+    parent_name text;
+    name text;
+    holders text[];
+begin
+    blocked_by := '{}';
+    perform set_config('synchronous_commit', 'off', true);
+    if not pg_try_advisory_xact_lock(hashtextextended('pgqueue.retain', 0)) then
+        return;
+    end if;
+    select d.parent, d.relation into parent_name, name
+      from pgqueue.history_partitions() as d where d.day < kept_from::date order by d.day, d.relation limit 1;
+    if name is null then
+        return;
+    end if;
+    holders := array(select h.virtualtransaction from pgqueue.lock_holders(parent_name, name) as h);
+    if cardinality(holders) > 0 then
+        perform pg_sleep(0.05);
+        blocked_by := array(select distinct h.pid from pgqueue.lock_holders(parent_name, name) as h
+                             where h.virtualtransaction = any (holders) and h.pid is not null);
+        if exists (select from pgqueue.lock_holders(parent_name, name) as h where h.virtualtransaction = any (holders)) then
+            return;
+        end if;
+    end if;
+    perform pgqueue.settle_runs(r.schedule)
+       from (select distinct u.schedule from pgqueue.schedule_runs as u where u.state is null and u.job_id is not null) as r;
+    begin
+        execute format('lock table only pgqueue.%I in access exclusive mode', parent_name);
+        execute format('drop table pgqueue.%I', name);
+    exception when lock_not_available then
+        blocked_by := array(select distinct h.pid from pgqueue.lock_holders(parent_name, name) as h where h.pid is not null);
+        return;
+    end;
+    dropped := name;
+end $$;
+comment on function pgqueue.drop_day() is
+'Drops the oldest partition that is past the longest retention, and returns its name; null: there is none, or it is in use. blocked_by: the processes that use it.';
+
+-- The partitions of days. Called by retention. Locks: none. Index: the catalog's.
+create function pgqueue.history_partitions(out parent text, out relation text, out day date)
+returns setof record language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select p.relname::text, c.relname::text, to_date(right(c.relname, 8), 'YYYYMMDD')
+      from pg_inherits as i join pg_class as c on c.oid = i.inhrelid join pg_class as p on p.oid = i.inhparent
+     where i.inhparent = any ('{pgqueue.finished_jobs,pgqueue.job_failures,pgqueue.job_reports}'::regclass[])
+       and c.relname ~ '_[0-9]{8}$';
+end $$;
+comment on function pgqueue.history_partitions() is 'Private. The partitions of the history that are days.';
+
+-- Who holds a lock on one of two tables. Called by drop_day. Locks: none. Index: none.
+create function pgqueue.lock_holders(one text, other text, out virtualtransaction text, out pid integer)
+returns setof record language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select l.virtualtransaction, l.pid from pg_catalog.pg_locks as l
+     where l.locktype = 'relation' and l.granted and l.pid is distinct from pg_backend_pid()
+       and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
+       and l.relation in (to_regclass('pgqueue.' || quote_ident(one)), to_regclass('pgqueue.' || quote_ident(other)));
+end $$;
+comment on function pgqueue.lock_holders(text, text) is 'Private. The transactions, prepared ones included, that hold a lock on one of these tables.';
+
+-- sql/2_functions/upkeep/keep_time.sql
+-- What falls due, on time: promotes, says when the leader looks again, and what is due by then.
+-- Called by upkeep for the leader, and by the leader between its rounds. `hears`: whether it can be notified.
+-- Locks: those of promote. Index: scheduled_jobs_due, schedules_due.
+--
+-- No job is overslept. (1) The next look is published, at once and for all to see; (2) who holds a lock for writing on
+-- scheduled_jobs is read; (3) what is due is read, in a later snapshot. Who inserts a job and then reads the next look
+-- (wake_leader) before (1) has either committed before (3) and is seen, or holds its lock at (2): then the leader looks
+-- again within 250 ms. Who reads it after (1) notifies.
+create function pgqueue.keep_time(pause_seconds double precision, hears boolean)
+returns table (promoted integer, schedules_due boolean, next_seconds double precision)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+    most constant integer := 1000;
+    began_at constant timestamptz := clock_timestamp();
+    next_look timestamptz;
+    next_due timestamptz;
+    schedule_due timestamptz;
+    mark timestamptz;
+    is_written boolean;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    promoted := pgqueue.promote(most);
+    next_look := clock_timestamp() + make_interval(secs => pause_seconds);
+    perform pgqueue.publish_look(case when hears then next_look end);
+    is_written := cardinality(pgqueue.writers('scheduled_jobs')) > 0;
+    select f.proven_run_at into mark from pgqueue.floor_proofs as f
+     where f.subject = 'scheduled_jobs' and f.proven_run_at <= clock_timestamp();
+    select s.run_at into next_due from pgqueue.scheduled_jobs as s
+     where s.run_at >= coalesce(mark, '-infinity') order by s.run_at limit 1;
+    if next_due <= began_at and promoted < most then
+        -- promote has skipped it, for somebody holds it, and would skip it again at once
+        is_written := true;
+        select s.run_at into next_due from pgqueue.scheduled_jobs as s
+         where s.run_at > began_at order by s.run_at limit 1;
+    end if;
+    if is_written then
+        next_due := least(next_due, clock_timestamp() + interval '250 milliseconds');
+    end if;
+    select s.due_at into schedule_due from pgqueue.schedules as s
+     where s.paused_at is null and s.due_at < 'infinity' order by s.due_at limit 1;
+    schedules_due := coalesce(schedule_due <= clock_timestamp(), false);
+    next_due := least(next_due, schedule_due);
+    if next_due < next_look then
+        next_look := next_due;
+        perform pgqueue.publish_look(case when hears then next_look end);
+    end if;
+    next_seconds := greatest(0, extract(epoch from greatest(next_look, '2000-01-01') - clock_timestamp()));
+    return next;
+end $$;
+comment on function pgqueue.keep_time(double precision, boolean) is
+'Makes up to 1,000 due jobs ready; returns how many, whether schedules are due, and in how many seconds, at most pause_seconds, to look again.';
+
+-- Called by keep_time and resign. Locks: none.
+create function pgqueue.publish_look(next_look timestamptz)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform setval('pgqueue.next_look', greatest(1, coalesce(
+        extract(epoch from greatest(publish_look.next_look, '2000-01-01')) * 1000, 1)::bigint));
+end $$;
+comment on function pgqueue.publish_look(timestamptz) is 'Private. Says when the leader looks at times again; null: it cannot be notified.';
 
 -- sql/2_functions/upkeep/promote.sql
 -- Makes due jobs ready, at most max_jobs. Called by upkeep.
@@ -2335,13 +3825,13 @@ begin
     ), died as (
         insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
                                           max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
-                                          message, errors)
+                                          message, errors, fingerprint)
         select j.id, j.worker_id, j.run_at, j.created_at, j.claimed_at, j.failed_at, j.lane | 1, j.attempt,
                j.max_attempts, least(j.crashes + j.crashed::integer, 32767), j.queue, j.task, j.args, j.unique_key,
                j.options, 'crashed', 'pgqueue.Crashed', j.message,
                pgqueue.earlier_failures(j.id) || jsonb_build_object(
                    'attempt', j.attempt, 'failed_at', j.failed_at, 'error', 'pgqueue.Crashed', 'message', j.message,
-                   'traceback', null)
+                   'traceback', null), 'crashed'
           from judged as j where j.is_dead
     )
     select count(*), array_agg(j.queue) filter (where not j.is_dead),
@@ -2365,9 +3855,49 @@ end $$;
 comment on function pgqueue.rescue(bigint, bigint[], bigint[], text) is
 'Takes the jobs of a worker that has ended or died back, and its row away. `started`: ids of the jobs it had begun and may have died of; {}: none; null: unknown, all. `interrupted`: ids of those it had begun and has not died of. `cause`: how it died ("was killed by SIGSEGV"). Returns how many jobs.';
 
+-- sql/2_functions/upkeep/resign.sql
+-- Gives leadership up, and asks the others to take it over at once. Called by a supervisor on its way out.
+-- Locks: the row of leadership.
+create function pgqueue.resign(supervisor_id bigint)
+returns boolean language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+begin
+    update pgqueue.leadership as l set supervisor_id = 0 where l.supervisor_id = resign.supervisor_id;
+    if found then
+        perform pgqueue.publish_look(null);
+        perform pg_notify('pgqueue_upkeep', '');
+    end if;
+    return found;
+end $$;
+comment on function pgqueue.resign(bigint) is 'Gives leadership of upkeep up, if this supervisor has it. Returns whether it had.';
+
+-- sql/2_functions/upkeep/resume_due.sql
+-- Resumes queues whose pause had an end that has come. Called by upkeep, by the leader.
+-- Locks: the queues' rows (skip locked: the next round comes soon). Scans queues, a row for each that has settings.
+create function pgqueue.resume_due()
+returns text[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    resumed text[];
+begin
+    with due as (
+        select q.name from pgqueue.queues as q where q.resumes_at <= clock_timestamp() for update skip locked
+    ), changed as (
+        update pgqueue.queues as q set paused_at = null, resumes_at = null from due as d where q.name = d.name
+        returning q.name
+    )
+    select array_agg(c.name order by c.name) into resumed from changed as c;
+    perform pgqueue.notify_sleepers(r.name, 1000) from unnest(resumed) as r (name);
+    return coalesce(resumed, '{}');
+end $$;
+comment on function pgqueue.resume_due() is 'Private. Resumes queues whose pause has come to its end. Returns which.';
+
 -- sql/2_functions/upkeep/retain.sql
 -- Makes the day partitions ahead, and forgets idempotency keys that have expired and steps of jobs that have ended, at
--- most 1,000 a call.
+-- most 1,000 a call. Notes how the last jobs of schedules have ended that do not tick any more.
 -- Called by the leader, once an hour. The only place with dynamic SQL: a partition's name is its day.
 -- Locks: SHARE UPDATE EXCLUSIVE on the parents, by ATTACH (create ... partition of would wait behind BI readers, and
 -- completions behind it). Index: unique_keys_expiry, job_steps_by_time.
@@ -2412,9 +3942,642 @@ begin
     delete from pgqueue.job_progress as p
      where p.noted_at < now() - interval '1 day'
        and not exists (select from pgqueue.running_jobs as r where r.id = p.job_id and r.lease = p.lease);
+    perform pgqueue.settle_runs(s.name) from pgqueue.schedules as s;
     return made;
 end $$;
 comment on function pgqueue.retain() is 'Makes the partitions of today and the next 7 days, forgets expired idempotency keys and the steps of ended jobs. Returns how many partitions it made.';
+
+-- sql/2_functions/upkeep/roll_up.sql
+-- Rolls up the minutes that are over into minutes, hours, days and the last hour, and groups their failures. Called by the
+-- leader when a minute has ended; after a while without a leader it catches up, a fifth of a second's work in each call.
+-- Locks: an advisory one, shared with count_depths, row exclusive on its own tables; it waits for nobody.
+-- Index: finished_jobs_by_id (its second column), job_failures_by_time; the state tables are not read.
+--
+-- Every ending is counted once. A minute is rolled up when every ending in it is there to be read, by the rule of
+-- producer/events.sql: (1) read the clock, (2) in a later statement, who is about to end jobs; once those have ended, (3) in a
+-- new snapshot, what ended before (1). A transaction that ends jobs and stays open holds the roll-up back. How far it has
+-- come is written in the same transaction. A clock that is set back hides what ends until it has come up again.
+create function pgqueue.roll_up()
+returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC' set plan_cache_mode = force_custom_plan
+set max_parallel_workers_per_gather = 0 set enable_seqscan = off
+as $$
+declare
+    began_at constant timestamptz := clock_timestamp();
+    progress pgqueue.rollup_progress;
+    closed_at timestamptz;
+    step interval;
+    minutes integer := 0;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception using errcode = 'PQ001', message = 'roll_up needs READ COMMITTED',
+            hint = 'Each of its statements must have a snapshot of its own.';
+    end if;
+    perform set_config('synchronous_commit', 'off', true);
+    if not pg_try_advisory_xact_lock(hashtextextended('pgqueue.figures', 0)) then
+        return 0;
+    end if;
+    select * into progress from pgqueue.rollup_progress;
+    if not isfinite(progress.rolled_up_to) then
+        progress.rolled_up_to := date_trunc('minute', began_at);  -- the first time: what was before is history
+    end if;
+    if progress.server_started_at <> pg_postmaster_start_time() then
+        progress.next_to := null;  -- a prepared transaction changes its name with a start
+        progress.server_started_at := pg_postmaster_start_time();
+    end if;
+    if cardinality(pgqueue.endings_under_way(progress.writers)) = 0 then
+        progress.proven_to := greatest(progress.proven_to, progress.next_to);
+        progress.next_to := null;
+    end if;
+    if progress.next_to is null and progress.proven_to < progress.rolled_up_to + interval '1 minute' then
+        progress.next_to := clock_timestamp();
+        progress.writers := pgqueue.endings_under_way();
+        if cardinality(progress.writers) = 0 then
+            progress.proven_to := greatest(progress.proven_to, progress.next_to);
+            progress.next_to := null;
+        end if;
+    end if;
+    closed_at := date_trunc('minute', progress.proven_to);
+    while progress.rolled_up_to < closed_at and (minutes = 0 or clock_timestamp() < began_at + interval '200 milliseconds') loop
+        step := interval '1 minute';
+        if progress.rolled_up_to = date_trunc('hour', progress.rolled_up_to)
+           and progress.rolled_up_to + interval '1 hour' <= closed_at
+           and not pgqueue.has_endings(progress.rolled_up_to, progress.rolled_up_to + interval '1 hour')
+        then
+            step := interval '1 hour';
+        else
+            perform pgqueue.roll_up_minute(progress.rolled_up_to,
+                                           is_behind => progress.rolled_up_to + interval '1 minute' < closed_at);
+        end if;
+        progress.rolled_up_to := progress.rolled_up_to + step;
+        minutes := minutes + (extract(epoch from step) / 60)::integer;
+    end loop;
+    if minutes > 0 then
+        delete from pgqueue.rollups as r where r.period = 'last_hour';
+        perform pgqueue.merge_rollups('last_hour', progress.rolled_up_to - interval '1 hour', k.period,
+                                      progress.rolled_up_to - interval '1 hour', progress.rolled_up_to, by_queue => k.whole)
+           from (values ('minute', false), ('last_hour', true)) as k (period, whole);
+        delete from pgqueue.rollups as r
+         where r.ctid = any (array(
+             select o.ctid
+               from (values ('minute', interval '2 days'), ('hour', interval '100 days')) as k (period, age)
+              cross join lateral (select e.ctid from pgqueue.rollups as e
+                                   where e.period = k.period and e.bucket_at < progress.rolled_up_to - k.age
+                                   order by e.bucket_at limit 1000) as o));
+        if minutes > 1 or progress.rolled_up_to = date_trunc('hour', progress.rolled_up_to) then
+            delete from pgqueue.failure_groups as g
+             where g.ctid = any (array(select e.ctid from pgqueue.failure_groups as e
+                                        where e.last_seen_at < progress.rolled_up_to - interval '100 days' limit 1000));
+        end if;
+    end if;
+    update pgqueue.rollup_progress as p
+       set rolled_up_to = progress.rolled_up_to, proven_to = progress.proven_to, next_to = progress.next_to,
+           writers = progress.writers, server_started_at = progress.server_started_at
+     where p is distinct from progress;
+    return minutes;
+end $$;
+comment on function pgqueue.roll_up() is
+'Rolls up the minutes that are over, and returns how many; 0: none is, an ending of one is under way, or somebody else is at it.';
+
+-- Whether jobs or attempts have ended in a span of an hour at the most. Called by roll_up. Locks: none.
+-- Index: finished_jobs_by_id, job_failures_by_time.
+create function pgqueue.has_endings(from_at timestamptz, to_at timestamptz)
+returns boolean language plpgsql stable
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set plan_cache_mode = force_custom_plan
+as $$
+declare
+    days constant date[] := pgqueue.history_days(from_at);
+begin
+    return exists (select from pgqueue.finished_jobs as f
+                    where f.day = any (days) and f.finished_at >= has_endings.from_at and f.finished_at < has_endings.to_at)
+        or exists (select from pgqueue.job_failures as f
+                    where f.day = any (days) and f.failed_at >= has_endings.from_at and f.failed_at < has_endings.to_at);
+end $$;
+comment on function pgqueue.has_endings(timestamptz, timestamptz) is 'Private. Whether any job or attempt has ended in this span of time.';
+
+-- The partitions that keep the endings of a UTC hour: an ending finds its partition a moment before it draws its time.
+-- Called by has_endings, roll_up_minute. Locks: none. Index: none.
+create function pgqueue.history_days(from_at timestamptz)
+returns date[] language sql immutable
+return array[(from_at at time zone 'UTC')::date - 1, (from_at at time zone 'UTC')::date, date '-infinity'];
+comment on function pgqueue.history_days(timestamptz) is 'Private. The days by which the endings after a time and in its UTC hour are stored.';
+
+-- Rolls up one minute, adds it to its hour and its day, and groups its failures. Called by roll_up. Locks: as roll_up.
+-- Index: finished_jobs_by_id, job_failures_by_time, job_failures_by_job. `is_behind`: more minutes are to follow at once.
+-- A worker at full speed ends millions of jobs in a minute. So they are gone through twice, once to be counted and added up, and
+-- once for the histograms, where of many of a task a sample is enough, chosen by a hash of the id; each time by hashing, for to
+-- sort them would take as long as all the rest.
+--
+-- enqueued is what must have come: the change of depth since the last minute, and what has ended. The depth is counted a moment
+-- after the minute, and jobs that end in between are missing from it; so a minute can seem to have lost jobs, and gives them
+-- to the next one (carried), but no further: what somebody has deleted was never carried anywhere.
+create function pgqueue.roll_up_minute(minute_at timestamptz, is_behind boolean)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC' set plan_cache_mode = force_custom_plan
+set max_parallel_workers_per_gather = 0 set enable_seqscan = off set enable_sort = off
+as $$
+declare
+    days constant date[] := pgqueue.history_days(minute_at);
+    next_at constant timestamptz := minute_at + interval '1 minute';
+    failed_attempts bigint;
+    cancelled_jobs bigint;
+begin
+    with counted as materialized (
+        select f.queue, f.task, f.state, count(*) as jobs, count(f.worker_id) as claimed,
+               sum(greatest(0, date_part('epoch', f.claimed_at - f.run_at))) as waited,
+               sum(greatest(0, date_part('epoch', f.finished_at - f.claimed_at))) as ran
+          from pgqueue.finished_jobs as f
+         where f.day = any (days) and f.finished_at >= minute_at and f.finished_at < next_at
+         group by f.queue, f.task, f.state
+    ), ends as materialized (  -- the mask lets between 20,000 and 40,000 of many jobs through
+        select c.queue, c.task, sum(c.jobs * s.is_completed)::bigint as completed,
+               sum(c.jobs * (1 - s.is_completed))::bigint as cancelled, sum(c.claimed * (1 - s.is_completed))::bigint as claimed,
+               coalesce(sum(c.waited) filter (where c.state = 'completed'), 0) as waited,
+               coalesce(sum(c.ran) filter (where c.state = 'completed'), 0) as ran,
+               (2 ^ greatest(0, floor(log(2, greatest(1, sum(c.jobs * s.is_completed)) / 20000)))::integer)::integer - 1 as mask
+          from counted as c cross join lateral (select (c.state = 'completed')::integer as is_completed) as s
+         group by c.queue, c.task
+    ), ended as materialized (  -- a row for each pair of buckets
+        select f.queue, f.task, pgqueue.bucket(date_part('epoch', f.claimed_at - f.run_at)) as wait_bucket,
+               pgqueue.bucket(date_part('epoch', f.finished_at - f.claimed_at)) as run_bucket, count(*) * (e.mask + 1) as jobs
+          from ends as e
+          join pgqueue.finished_jobs as f on f.queue = e.queue and f.task = e.task and hashint8(f.id) & e.mask = 0
+         where f.day = any (days) and f.finished_at >= minute_at and f.finished_at < next_at and f.state = 'completed'
+         group by f.queue, f.task, e.mask, pgqueue.bucket(date_part('epoch', f.claimed_at - f.run_at)),
+                  pgqueue.bucket(date_part('epoch', f.finished_at - f.claimed_at))
+    ), targets as (
+        select f.queue, f.task, count(*) as targeted,
+               count(*) filter (where date_part('epoch', f.claimed_at - f.run_at) <= q.target_wait) as in_target
+          from pgqueue.queues as q
+          join pgqueue.finished_jobs as f on f.queue = q.name
+         where f.day = any (days) and f.finished_at >= minute_at and f.finished_at < next_at and f.state = 'completed'
+           and q.target_wait is not null and exists (select from pgqueue.queues as t where t.target_wait is not null)
+         group by f.queue, f.task
+    ), were_dead as (  -- a dead letter that was cancelled ended before; its death is counted where it belongs
+        select f.queue, f.task, count(*) as jobs
+          from pgqueue.finished_jobs as f
+         where f.day = any (days) and f.finished_at >= minute_at and f.finished_at < next_at
+           and f.state = 'cancelled' and f.worker_id is not null and exists (select from ends as e where e.claimed > 0)
+           and (f.reason = 'discarded'
+                or exists (select from pgqueue.job_failures as d
+                            where d.job_id = f.id and d.dead_reason is not null and d.failed_at >= f.claimed_at))
+         group by f.queue, f.task
+    ), waits as (
+        select b.queue, b.task, array_agg(b.bucket order by b.bucket) as buckets, array_agg(b.jobs order by b.bucket) as counts
+          from (select e.queue, e.task, e.wait_bucket as bucket, sum(e.jobs)::bigint as jobs from ended as e
+                 group by e.queue, e.task, e.wait_bucket) as b
+         group by b.queue, b.task
+    ), runs as (
+        select b.queue, b.task, array_agg(b.bucket order by b.bucket) as buckets, array_agg(b.jobs order by b.bucket) as counts
+          from (select e.queue, e.task, e.run_bucket as bucket, sum(e.jobs)::bigint as jobs from ended as e
+                 group by e.queue, e.task, e.run_bucket) as b
+         group by b.queue, b.task
+    ), failures as (
+        select f.queue, f.task, count(*) as failed, count(f.dead_reason) as dead from pgqueue.job_failures as f
+         where f.day = any (days) and f.failed_at >= minute_at and f.failed_at < next_at
+         group by f.queue, f.task
+    ), lines as (
+        select queue, task, coalesce(e.completed, 0) as completed, coalesce(e.cancelled, 0) as cancelled,
+               coalesce(f.failed, 0) as failed, coalesce(f.dead, 0) as dead, coalesce(t.targeted, 0) as targeted,
+               coalesce(t.in_target, 0) as in_target, coalesce(e.waited, 0) as waited, coalesce(e.ran, 0) as ran,
+               coalesce(d.ready + d.scheduled + d.blocked + d.running, 0) as depth, coalesce(d.rolled_up, 0) as rolled_up,
+               coalesce(d.carried, 0) as carried,
+               coalesce(d.ready + d.scheduled + d.blocked + d.running - d.rolled_up, 0) + coalesce(e.completed, 0)
+                   + coalesce(e.cancelled, 0) - coalesce(g.jobs, 0) + coalesce(f.dead, 0) as came
+          from ends as e
+          full join failures as f using (queue, task)
+          full join pgqueue.depths as d using (queue, task)
+          left join targets as t using (queue, task)
+          left join were_dead as g using (queue, task)
+    ), moved as materialized (
+        select l.* from lines as l
+         where l.completed + l.cancelled + l.failed + l.depth + l.rolled_up > 0 or l.carried <> 0
+    ), marked as (
+        update pgqueue.depths as d
+           set rolled_up = m.depth,
+               carried = least(0, case when roll_up_minute.is_behind then m.came + m.carried else m.came end)
+          from moved as m where d.queue = m.queue and d.task = m.task
+    ), written as (
+        insert into pgqueue.rollups (period, bucket_at, queue, task, enqueued, completed, cancelled, failed, dead, depth,
+                                     targeted, in_target, wait_seconds, run_seconds, wait_buckets, wait_counts,
+                                     run_buckets, run_counts)
+        select 'minute', minute_at, m.queue, m.task, greatest(0, m.came + m.carried), m.completed, m.cancelled, m.failed,
+               m.dead, m.depth, m.targeted, m.in_target, m.waited, m.ran, coalesce(w.buckets, '{}'),
+               coalesce(w.counts, '{}'), coalesce(r.buckets, '{}'), coalesce(r.counts, '{}')
+          from moved as m
+          left join waits as w on w.queue = m.queue and w.task = m.task
+          left join runs as r on r.queue = m.queue and r.task = m.task
+         where m.completed + m.cancelled + m.failed + m.depth + m.rolled_up > 0
+    )
+    select sum(m.failed), sum(m.cancelled) into failed_attempts, cancelled_jobs from moved as m;
+    if failed_attempts is null then
+        return;
+    end if;
+    perform pgqueue.merge_rollups('hour', date_trunc('hour', minute_at), 'minute', minute_at, next_at);
+    perform pgqueue.merge_rollups('day', date_trunc('day', minute_at), 'minute', minute_at, next_at);
+    if cancelled_jobs > 0 then  -- by whom a count may have been told before they were committed
+        update pgqueue.depth_count as c set is_moving = true where not c.is_moving;
+    end if;
+    if failed_attempts > 0 then
+        with failures as materialized (
+            select coalesce(f.fingerprint, f.error) as fingerprint, f.queue, f.task, f.error, left(f.message, 1000) as message,
+                   f.job_id, f.failed_at, f.dead_reason
+              from pgqueue.job_failures as f
+             where f.day = any (days) and f.failed_at >= minute_at and f.failed_at < next_at
+        ), latest as (
+            select distinct on (f.fingerprint, f.queue, f.task) f.fingerprint, f.queue, f.task, f.error, f.message, f.job_id
+              from failures as f order by f.fingerprint, f.queue, f.task, f.failed_at desc, f.job_id desc
+        ), counted as (
+            select f.fingerprint, f.queue, f.task, min(f.failed_at) as first_seen_at, max(f.failed_at) as last_seen_at,
+                   count(*) as failures, count(f.dead_reason) as dead
+              from failures as f group by f.fingerprint, f.queue, f.task
+        )
+        insert into pgqueue.failure_groups as g (fingerprint, queue, task, error, message, job_id, first_seen_at,
+                                                 last_seen_at, failures, dead)
+        select c.fingerprint, c.queue, c.task, l.error, l.message, l.job_id, c.first_seen_at, c.last_seen_at, c.failures,
+               c.dead
+          from counted as c
+          join latest as l on l.fingerprint = c.fingerprint and l.queue = c.queue and l.task = c.task
+        on conflict on constraint failure_groups_one_row_a_cause_and_task do update
+           set error = excluded.error, message = excluded.message, job_id = excluded.job_id,
+               last_seen_at = excluded.last_seen_at, failures = g.failures + excluded.failures,
+               dead = g.dead + excluded.dead;
+    end if;
+end $$;
+comment on function pgqueue.roll_up_minute(timestamptz, boolean) is 'Private. Rolls up the minute that begins at `minute_at`; once, or it is counted twice.';
+
+-- Adds rollups up: those of a span, and what is there already of an hour or day. Called by roll_up and roll_up_minute.
+-- Locks: row exclusive on rollups. Index: rollups_one_row_a_bucket_and_task.
+create function pgqueue.merge_rollups(
+    period text, bucket_at timestamptz, of_period text, from_at timestamptz, to_at timestamptz, by_queue boolean default false
+) returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan set enable_seqscan = off
+as $$
+declare
+    own_period constant text := merge_rollups.period;  -- not to be taken for columns
+    own_at constant timestamptz := merge_rollups.bucket_at;
+begin
+    with added as materialized (
+        select r.queue, case when by_queue then '' else r.task end as task, r.bucket_at, r.task as of_task, r.enqueued,
+               r.completed, r.cancelled, r.failed, r.dead, r.depth, r.targeted, r.in_target, r.wait_seconds, r.run_seconds,
+               r.wait_buckets, r.wait_counts, r.run_buckets, r.run_counts
+          from pgqueue.rollups as r
+         where r.period = of_period and r.bucket_at >= from_at and r.bucket_at < to_at
+    ), parts as materialized (
+        select a.* from added as a
+        union all
+        select r.queue, r.task, '-infinity', r.task, r.enqueued, r.completed, r.cancelled, r.failed, r.dead, r.depth,
+               r.targeted, r.in_target, r.wait_seconds, r.run_seconds, r.wait_buckets, r.wait_counts, r.run_buckets,
+               r.run_counts
+          from pgqueue.rollups as r
+         where r.period = own_period and r.bucket_at = own_at and own_period <> 'last_hour'
+           and exists (select from added as a where a.queue = r.queue and a.task = r.task)
+    ), latest as (
+        select distinct on (p.queue, p.of_task) p.queue, p.task, p.depth from parts as p
+         order by p.queue, p.of_task, p.bucket_at desc
+    ), depths as (
+        select l.queue, l.task, sum(l.depth)::bigint as depth from latest as l group by l.queue, l.task
+    ), sums as (
+        select p.queue, p.task, sum(p.enqueued)::bigint as enqueued, sum(p.completed)::bigint as completed,
+               sum(p.cancelled)::bigint as cancelled, sum(p.failed)::bigint as failed, sum(p.dead)::bigint as dead,
+               sum(p.targeted)::bigint as targeted, sum(p.in_target)::bigint as in_target,
+               sum(p.wait_seconds) as wait_seconds, sum(p.run_seconds) as run_seconds
+          from parts as p group by p.queue, p.task
+    ), waits as (
+        select b.queue, b.task, array_agg(b.bucket order by b.bucket) as buckets, array_agg(b.jobs order by b.bucket) as counts
+          from (select p.queue, p.task, h.bucket, sum(h.jobs)::bigint as jobs
+                  from parts as p cross join unnest(p.wait_buckets, p.wait_counts) as h (bucket, jobs)
+                 group by p.queue, p.task, h.bucket) as b
+         group by b.queue, b.task
+    ), runs as (
+        select b.queue, b.task, array_agg(b.bucket order by b.bucket) as buckets, array_agg(b.jobs order by b.bucket) as counts
+          from (select p.queue, p.task, h.bucket, sum(h.jobs)::bigint as jobs
+                  from parts as p cross join unnest(p.run_buckets, p.run_counts) as h (bucket, jobs)
+                 group by p.queue, p.task, h.bucket) as b
+         group by b.queue, b.task
+    )
+    insert into pgqueue.rollups as r (period, bucket_at, queue, task, enqueued, completed, cancelled, failed, dead, depth,
+                                      targeted, in_target, wait_seconds, run_seconds, wait_buckets, wait_counts,
+                                      run_buckets, run_counts)
+    select own_period, own_at, s.queue, s.task, s.enqueued, s.completed, s.cancelled, s.failed, s.dead, d.depth, s.targeted,
+           s.in_target, s.wait_seconds, s.run_seconds, coalesce(w.buckets, '{}'), coalesce(w.counts, '{}'),
+           coalesce(n.buckets, '{}'), coalesce(n.counts, '{}')
+      from sums as s
+      join depths as d on d.queue = s.queue and d.task = s.task
+      left join waits as w on w.queue = s.queue and w.task = s.task
+      left join runs as n on n.queue = s.queue and n.task = s.task
+    on conflict on constraint rollups_one_row_a_bucket_and_task do update
+       set enqueued = excluded.enqueued, completed = excluded.completed, cancelled = excluded.cancelled,
+           failed = excluded.failed, dead = excluded.dead, depth = excluded.depth, targeted = excluded.targeted,
+           in_target = excluded.in_target, wait_seconds = excluded.wait_seconds, run_seconds = excluded.run_seconds,
+           wait_buckets = excluded.wait_buckets, wait_counts = excluded.wait_counts, run_buckets = excluded.run_buckets,
+           run_counts = excluded.run_counts;
+end $$;
+comment on function pgqueue.merge_rollups(text, timestamptz, text, timestamptz, timestamptz, boolean) is
+'Private. Adds the rollups of a span to those of an hour or day, or makes those of the last hour of them, by task or by queue.';
+
+-- sql/2_functions/upkeep/tick.sql
+-- The schedules that are due, with all that their next due time is computed from. Called by the leader. Locks: none.
+-- Index: schedules_due.
+create function pgqueue.due_schedules()
+returns table (name text, created_at timestamptz, changed_at timestamptz, due_at timestamptz, now timestamptz, cron text,
+               seconds text, every double precision, at timestamptz, tz text, starts_at timestamptz, ends_at timestamptz,
+               grace double precision, missed text, missed_limit integer)
+language plpgsql security definer rows 10
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on
+as $$
+#variable_conflict use_column
+declare
+    read_at constant timestamptz := clock_timestamp();  -- a variable, for a volatile function cannot bound an index scan
+begin
+    return query
+    select s.name, s.created_at, s.changed_at, nullif(s.due_at, '-infinity'), read_at, s.cron, s.seconds, s.every, s.at,
+           s.tz, s.starts_at, s.ends_at, s.grace, s.missed, s.missed_limit
+      from pgqueue.schedules as s
+     where s.paused_at is null and s.due_at <= read_at
+     order by s.due_at limit 100;
+end $$;
+comment on function pgqueue.due_schedules() is
+'Up to 100 schedules that are due or to be planned (due_at null), and the clock by which they are.';
+
+-- Enqueues the jobs of a schedule's due times, notes each, and sets its next due time: all in one transaction, or nothing.
+-- Called by the leader, for each schedule by itself. Returns how many jobs were made; null: somebody else has been here,
+-- or the schedule was changed or paused meanwhile: nothing was done. `due_at`: what was read (null: to be planned).
+-- dues, outcomes, missed: the due times to note, each enqueued, caught_up or missed. next_due_at null: never again.
+-- Locks: the schedule's row (skip locked), those of enqueue. Index: the primary keys.
+create function pgqueue.tick(
+    name text, changed_at timestamptz, due_at timestamptz, dues timestamptz[], outcomes text[], missed integer[],
+    next_due_at timestamptz, problem text default null
+) returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_indexscan = on set enable_indexonlyscan = on
+set lock_timeout = '2s'
+as $$
+#variable_conflict use_column
+declare
+    held pgqueue.schedules;
+    run record;
+    made integer := 0;
+begin
+    select * into held from pgqueue.schedules as s
+     where s.name = tick.name and s.changed_at = tick.changed_at and s.due_at = coalesce(tick.due_at, '-infinity')
+       and s.paused_at is null
+       for update skip locked;
+    if not found then
+        return null;
+    end if;
+    perform pgqueue.settle_runs(held.name);
+    for run in select * from unnest(dues, outcomes, missed) as d (due_at, outcome, missed) order by d.due_at loop
+        if (select r.outcome from pgqueue.run_due(held, run.due_at, run.outcome, run.missed, true) as r)
+           in ('enqueued', 'caught_up') then
+            made := made + 1;
+        end if;
+    end loop;
+    update pgqueue.schedules as s set due_at = coalesce(next_due_at, 'infinity'), problem = tick.problem
+     where s.name = held.name;
+    delete from pgqueue.schedule_runs as r
+     where r.schedule = held.name and r.due_at < clock_timestamp() - interval '7 days'
+       and r.due_at < (select k.due_at from pgqueue.schedule_runs as k where k.schedule = held.name
+                        order by k.due_at desc offset 99 limit 1)
+       and r.due_at <= (select k.due_at from pgqueue.schedule_runs as k where k.schedule = held.name
+                         order by k.due_at offset 99 limit 1);
+    return made;
+end $$;
+comment on function pgqueue.tick(text, timestamptz, timestamptz, timestamptz[], text[], integer[], timestamptz, text) is
+'Enqueues what a schedule has due and sets its next due time, by compare and set. Returns how many jobs; null: it was not as read, and nothing was done.';
+
+-- sql/2_functions/upkeep/trim_history.sql
+-- Deletes up to 1,000 jobs that a queue keeps no longer, or looks for such jobs for 100 ms or 1,000 blocks, whichever is more,
+-- from the oldest days on. Called by the leader, again and again until there is no more to do.
+-- Locks: an advisory one, the rows that go (skip locked). Index: none on finished_jobs; dead_letters_by_time.
+--
+-- A partition is gone through in passes, block by block, by tid, and trims says how far; at the end of a pass the rows that it has
+-- left say when the next one is due, a twentieth of its retention late: so a row is read some twenty times in its life, and
+-- not before twenty times what the last pass took. Where every queue keeps as much no pass is made: days are dropped whole.
+-- Nothing goes before roll_up has read it, or in its first minute, in which waiters look for it.
+create function pgqueue.trim_history(out jobs integer, out more boolean)
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC' set plan_cache_mode = force_custom_plan
+set max_parallel_workers_per_gather = 0 set enable_seqscan = off set enable_mergejoin = off set enable_tidscan = on
+as $$
+declare
+    began_at constant timestamptz := clock_timestamp();
+    kept constant text := pgqueue.kept_settings();
+    today constant date := began_at::date;
+    target pgqueue.trims;
+    is_over boolean;
+    step_at timestamptz;
+begin
+    jobs := 0;
+    more := false;
+    perform set_config('synchronous_commit', 'off', true);
+    if not pg_try_advisory_xact_lock(hashtextextended('pgqueue.trim', 0)) then
+        return;
+    end if;
+    if exists (select from pgqueue.retention as r where r.settings <> kept) then
+        update pgqueue.trims as t set due_at = '-infinity', next_block = 0, rules = null, seconds = 0;
+        update pgqueue.retention as r set settings = kept;
+    end if;
+    delete from pgqueue.trims as t where to_regclass('pgqueue.' || quote_ident(t.relation)) is null;
+    insert into pgqueue.trims (relation, day)
+    select d.relation, d.day from pgqueue.history_partitions() as d where d.parent = 'finished_jobs' and d.day <= today
+    union all
+    select o.relation, null from unnest('{finished_jobs_overflow,dead_letters,audit}'::text[]) as o (relation)
+    on conflict on constraint trims_one_row_a_table do nothing;
+    more := true;
+    while jobs = 0 and clock_timestamp() < began_at + interval '100 milliseconds' loop  -- tables in which there is little to look at
+        step_at := clock_timestamp();
+        select * into target from pgqueue.trims as t where t.due_at <= clock_timestamp() order by t.day nulls first, t.relation limit 1;
+        if not found then
+            update pgqueue.retention as r
+               set due_at = greatest(
+                       began_at + interval '1 minute',
+                       least((select min(t.due_at) from pgqueue.trims as t), (today + 1)::timestamptz,
+                             (select min(d.day) + 1 + pgqueue.longest_kept() from pgqueue.history_partitions() as d)));
+            more := false;
+            return;
+        end if;
+        if target.relation = 'dead_letters' then
+            select d.jobs, d.is_over, d.next_due_at into jobs, is_over, target.next_due_at from pgqueue.trim_dead() as d;
+        elsif target.relation = 'audit' then
+            delete from pgqueue.audit as a
+             where a.ctid = any (array(select o.ctid
+                                         from (select e.ctid, e.acted_at from pgqueue.audit as e order by e.id limit 1000) as o
+                                        where o.acted_at < began_at - interval '400 days'));
+            get diagnostics jobs = row_count;
+            is_over := jobs < 1000;
+            target.next_due_at := began_at + interval '1 day';
+        else
+            if target.rules is null then
+                target.rules := pgqueue.keep_rules(target.day is null);
+                -- what is yet to come to it
+                select case when target.day < (began_at - interval '1 hour')::date then 'infinity' when bool_or(r.counted) then began_at
+                            else began_at + coalesce(1.05 * min(r.keep), '100 years') end
+                  into target.next_due_at
+                  from jsonb_to_recordset(target.rules) as r (keep interval, counted boolean);
+            end if;
+            if jsonb_array_length(target.rules) > 0 then
+                select s.jobs, s.next_block, s.is_over, least(target.next_due_at, s.next_due_at)
+                  into jobs, target.next_block, is_over, target.next_due_at
+                  from pgqueue.trim_blocks(target.relation, target.next_block, target.rules) as s;
+            else
+                is_over := true;
+                target.next_due_at := 'infinity';
+            end if;
+        end if;
+        target.seconds := target.seconds + greatest(0, extract(epoch from clock_timestamp() - step_at));
+        if is_over then
+            update pgqueue.trims as t
+               set due_at = greatest(target.next_due_at, clock_timestamp() + interval '1 minute',
+                                     clock_timestamp() + make_interval(secs => 20 * target.seconds)),
+                   next_block = 0, rules = null, seconds = 0
+             where t.relation = target.relation;
+        else
+            update pgqueue.trims as t
+               set next_block = target.next_block, rules = target.rules, next_due_at = target.next_due_at,
+                   seconds = target.seconds
+             where t.relation = target.relation;
+        end if;
+    end loop;
+end $$;
+comment on function pgqueue.trim_history() is
+'A step of retention: deletes at most 1,000 jobs that their queue keeps no longer, with what is on record of them. Returns how many jobs, and whether there is more to do.';
+
+-- One step over a partition of finished_jobs, from a block on. Called by trim_history. Locks: as trim_history. Index: none, it goes by tid.
+create function pgqueue.trim_blocks(
+    relation text, from_block bigint, rules jsonb, out jobs integer, out next_block bigint, out is_over boolean, out next_due_at timestamptz
+) language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
+set max_parallel_workers_per_gather = 0 set enable_seqscan = off set enable_mergejoin = off set enable_tidscan = on
+as $$
+declare
+    most constant integer := 1000;
+    blocks constant integer := 1000;
+    size constant bigint := pg_relation_size(to_regclass('pgqueue.' || quote_ident(relation)))
+                            / current_setting('block_size')::integer;
+    ids bigint[];
+    states text[];
+    born_at timestamptz;
+    last_block bigint;
+begin
+    next_block := least(from_block + blocks, size);
+    is_over := next_block = size;
+    execute format($step$
+        with rules as materialized (
+            select * from jsonb_to_recordset($1) as r (queue text, state text, before timestamptz)
+        ), expired as materialized (
+            select f.ctid from pgqueue.%1$I as f
+              left join rules as r on r.queue = f.queue and r.state = f.state
+              left join rules as d on d.queue is null and d.state = f.state
+             where f.ctid >= $2 and f.ctid < $3 and f.finished_at < case when r.queue is null then d.before else r.before end
+             limit $4 for update of f skip locked
+        ), gone as (
+            delete from pgqueue.%1$I as f where f.ctid = any (array(select e.ctid from expired as e))
+            returning f.ctid, f.id, f.state, f.created_at
+        )
+        select count(*), coalesce(array_agg(g.id), '{}'), array_agg(g.state), min(g.created_at),
+               max((g.ctid::text::point)[0]::bigint)
+          from gone as g $step$, relation)
+       into jobs, ids, states, born_at, last_block
+      using rules, format('(%s,0)', from_block)::tid, format('(%s,0)', next_block)::tid, most;
+    if jobs = most then
+        next_block := last_block;
+        is_over := false;
+    end if;
+    if jobs > 0 then
+        perform pgqueue.forget_jobs(ids, states, born_at);
+    end if;
+    execute format($step$
+        with rules as materialized (
+            select * from jsonb_to_recordset($1) as r (queue text, state text, keep interval, counted boolean)
+        )
+        select min(case when k.counted then clock_timestamp() + 0.05 * (clock_timestamp() - f.finished_at)
+                        else f.finished_at + 1.05 * k.keep end)
+          from pgqueue.%1$I as f
+          left join rules as r on r.queue = f.queue and r.state = f.state
+          left join rules as d on d.queue is null and d.state = f.state
+         cross join lateral (select case when r.queue is null then d.counted else r.counted end as counted,
+                                    case when r.queue is null then d.keep else r.keep end as keep) as k
+         where f.ctid >= $2 and f.ctid < $3 $step$, relation)
+       into next_due_at
+      using rules, format('(%s,0)', from_block)::tid, format('(%s,0)', next_block)::tid;
+    if is_over and relation = 'finished_jobs_overflow' then
+        delete from pgqueue.job_failures_overflow as f
+         where f.ctid = any (array(select o.ctid from pgqueue.job_failures_overflow as o
+                                    where o.failed_at < clock_timestamp() - pgqueue.longest_kept() limit most));
+        delete from pgqueue.job_reports_overflow as f
+         where f.ctid = any (array(select o.ctid from pgqueue.job_reports_overflow as o
+                                    where o.reported_at < clock_timestamp() - pgqueue.longest_kept() limit most));
+    end if;
+end $$;
+comment on function pgqueue.trim_blocks(text, bigint, jsonb) is
+'Private. One step of trim_history over a partition. next_due_at: when the first of the rows will go that it has left.';
+
+-- Deletes dead letters that their queue keeps no longer, the oldest first. Called by trim_history. Locks: as trim_history.
+-- Index: dead_letters_by_time.
+create function pgqueue.trim_dead(out jobs integer, out is_over boolean, out next_due_at timestamptz)
+language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan set enable_seqscan = off
+as $$
+declare
+    most constant integer := 1000;
+    horizon constant timestamptz := pgqueue.trim_horizon();
+    rule record;
+    ids bigint[];
+    born_at timestamptz;
+begin
+    jobs := 0;
+    next_due_at := 'infinity';
+    for rule in
+        select q.name, q.max_dead, least(q.keep_dead, '1000 years') as keep from pgqueue.queues as q
+         where q.keep_dead is not null or q.max_dead is not null
+    loop
+        next_due_at := least(next_due_at, clock_timestamp() + case when rule.max_dead is null then 0.05 * rule.keep else '0' end);
+        continue when jobs >= most;
+        with expired as materialized (
+            select d.ctid from pgqueue.dead_letters as d
+             where d.queue = rule.name
+               and d.died_at < least(horizon, greatest(
+                       clock_timestamp() - rule.keep,
+                       case when rule.max_dead = 0 then 'infinity' else
+                           (select n.died_at from pgqueue.dead_letters as n where n.queue = rule.name
+                             order by n.died_at desc offset rule.max_dead - 1
+                             limit case when rule.max_dead is null then 0 else 1 end) end))
+             order by d.died_at limit most - jobs for update skip locked
+        ), gone as (
+            delete from pgqueue.dead_letters as d where d.ctid = any (array(select e.ctid from expired as e))
+            returning d.id, d.created_at
+        )
+        select coalesce(array_agg(g.id), '{}'), min(g.created_at) into ids, born_at from gone as g;
+        if cardinality(ids) > 0 then
+            jobs := jobs + cardinality(ids);
+            perform pgqueue.forget_jobs(ids, array_fill('dead'::text, array[cardinality(ids)]), born_at);
+            update pgqueue.depth_count as c set is_moving = true where not c.is_moving;  -- to be counted again
+        end if;
+    end loop;
+    is_over := jobs < most;
+end $$;
+comment on function pgqueue.trim_dead() is 'Private. Deletes at most 1,000 dead letters that their queue keeps no longer.';
+
+-- Forgets what else is on record of jobs that have gone, and notes how those of schedules had ended. Called by trim_history.
+-- Locks: the rows that go. Index: job_failures_by_job, job_reports_by_job, job_steps_taken_once, schedule_runs_unsettled.
+create function pgqueue.forget_jobs(ids bigint[], states text[], born_at timestamptz)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan set enable_seqscan = off
+as $$
+declare
+    -- an attempt of theirs has not ended before, but for a clock that was set back; or in the overflow
+    born_on constant date := (born_at at time zone 'UTC')::date - 1;
+begin
+    update pgqueue.schedule_runs as r set state = g.state
+      from unnest(ids, states) as g (id, state)
+     where r.job_id = g.id and r.state is null and r.job_id is not null;
+    delete from pgqueue.job_failures as f where f.job_id = any (ids) and (f.day >= born_on or f.day = '-infinity');
+    delete from pgqueue.job_reports as f where f.job_id = any (ids) and (f.day >= born_on or f.day = '-infinity');
+    delete from pgqueue.job_steps as s where s.job_id = any (ids);
+end $$;
+comment on function pgqueue.forget_jobs(bigint[], text[], timestamptz) is 'Private. Forgets failures, reports and steps of jobs that have gone.';
 
 -- sql/2_functions/upkeep/upkeep.sql
 -- One call a round: heartbeat, safety look, and for the leader rescue and promotion.
@@ -2424,9 +4587,11 @@ comment on function pgqueue.retain() is 'Makes the partitions of today and the n
 -- Locks: one advisory transaction lock, and those of rescue and promote. A duty that fails is reported in `problems`
 -- and stops no other.
 create function pgqueue.upkeep(
-    supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision
-) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, floors_due boolean,
-                 retain_due boolean, next_seconds double precision, problems text[], rescued_workers bigint[])
+    supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision,
+    hears boolean
+) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, schedules_due boolean,
+                 floors_due boolean, retain_due boolean, next_seconds double precision, problems text[],
+                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -2434,9 +4599,10 @@ as $$
 declare
     round_at constant timestamptz := clock_timestamp();
     last pgqueue.leadership;
+    is_overdue boolean;
     worker record;
-    next_due timestamptz;
     taken integer;
+    kept_at timestamptz;
 begin
     perform set_config('synchronous_commit', 'off', true);
     missing := pgqueue.heartbeat(upkeep.worker_ids);
@@ -2444,12 +4610,25 @@ begin
     rescued := 0;
     rescued_workers := '{}';
     promoted := 0;
+    schedules_due := false;
     floors_due := false;
     retain_due := false;
-    select * into last from pgqueue.leadership;
-    led := (last.supervisor_id = upkeep.supervisor_id
-            or last.led_at < round_at - make_interval(secs => overdue_seconds))
-           and pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
+    depths_due := false;
+    rollup_due := false;
+    led := false;
+    loop  -- twice at the most: the second look is under the lock, for somebody may have led since the first
+        select * into last from pgqueue.leadership;
+        -- a round in the future was led before the server's clock was set back
+        is_overdue := last.led_at not between round_at - make_interval(secs => overdue_seconds)
+                                          and round_at + make_interval(secs => overdue_seconds);
+        if not (is_overdue or last.supervisor_id in (0, upkeep.supervisor_id)) then  -- 0: nobody yet, or it has resigned
+            led := false;
+            exit;
+        end if;
+        exit when led;
+        led := pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
+        exit when not led;
+    end loop;
     if led then
         -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
         -- leases count from now.
@@ -2458,7 +4637,7 @@ begin
         end if;
         update pgqueue.leadership as l
            set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at
-         where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at
+         where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at or is_overdue
             or l.led_at < round_at - make_interval(secs => overdue_seconds / 4);  -- seldom: see heartbeat
         for worker in
             select w.id, w.supervisor_id, w.session_lock, h.beat_at,
@@ -2489,14 +4668,13 @@ begin
             end;
         end loop;
         begin
-            promoted := pgqueue.promote(1000);
-            select s.run_at into next_due from pgqueue.scheduled_jobs as s
-             where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
-                                          where f.subject = 'scheduled_jobs' and f.proven_run_at <= round_at), '-infinity')
-             order by s.run_at limit 1;
+            select t.promoted, t.schedules_due, t.next_seconds into promoted, schedules_due, next_seconds
+              from pgqueue.keep_time(round_seconds, hears) as t;
         exception when others then
+            next_seconds := round_seconds;
             problems := problems || format('promote: %s', sqlerrm);
         end;
+        kept_at := clock_timestamp();
         begin
             if exists (select from pgqueue.blocked_jobs) then
                 perform pgqueue.unblock_stranded();
@@ -2504,9 +4682,18 @@ begin
         exception when others then
             problems := problems || format('unblock: %s', sqlerrm);
         end;
+        begin
+            if exists (select from pgqueue.queues as q where q.resumes_at <= clock_timestamp()) then
+                perform pgqueue.resume_due();
+            end if;
+        exception when others then
+            problems := problems || format('resume: %s', sqlerrm);
+        end;
         delete from pgqueue.sleepers as s
          using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
          where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
+        delete from pgqueue.stop_requests as s
+         where not exists (select from pgqueue.workers as w where w.id = s.worker_id);
         delete from pgqueue.waiters as w
          where w.period > now() - interval '10 minutes' and w.period < now() - interval '1 minute';
         -- of jobs that completed first
@@ -2524,8 +4711,14 @@ begin
                                 where not exists (select from pgqueue.lane_floors as l where l.queue = q.queue)));
         retain_due := to_regclass('pgqueue.finished_jobs' || to_char((now() at time zone 'UTC')::date + 7, '_YYYYMMDD')) is null
             or exists (select from pgqueue.unique_keys as k where k.expires_at < now())
-            or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day');
+            or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day')
+            or pgqueue.retention_due();
+        depths_due := pgqueue.depths_due();
+        rollup_due := exists (select from pgqueue.rollup_progress as p
+                               where p.rolled_up_to + interval '1 minute' <= clock_timestamp());
     end if;
+    queue_settings := pgqueue.queue_settings(upkeep.queues);
+    stopping := array(select s.worker_id from pgqueue.stop_requests as s where s.worker_id = any (upkeep.worker_ids));
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
     begin
         look := exists (
@@ -2543,13 +4736,19 @@ begin
         look := true;
         problems := problems || format('look: %s', sqlerrm);
     end;
-    next_seconds := case when led
-        then greatest(0, least(round_seconds, extract(epoch from next_due - clock_timestamp())::double precision))
-        else overdue_seconds end;
+    if led then
+        next_seconds := greatest(0, next_seconds - extract(epoch from clock_timestamp() - kept_at));
+    elsif is_overdue then  -- and somebody is at it
+        next_seconds := 0.1 * overdue_seconds;
+    else
+        -- When a round is overdue, and not before: whatever befalls the leader, the next round is led in time.
+        next_seconds := greatest(0, extract(epoch from least(last.led_at, clock_timestamp()) - clock_timestamp())
+                                    + overdue_seconds * (1.12 + 0.05 * random()));
+    end if;
     return next;
 end $$;
-comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back.';
+comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision, boolean) is
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), and which of the workers they want to stop.';
 
 -- sql/2_functions/worker/claim.sql
 -- Takes up to max_jobs ready jobs for a worker, queue after queue in the order given, each by lane, then position.
@@ -2856,6 +5055,7 @@ declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
     held_keys jsonb;
+    first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
     failure_of constant jsonb := coalesce(
         (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
@@ -2889,20 +5089,24 @@ begin
         select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(e.delay, 315360000))),
                e.created_at, e.lane | 1, e.attempt, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e where not e.is_dead
+        returning run_at
     ), died as (
         insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
                                           max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
-                                          message, errors)
+                                          message, errors, fingerprint)
         select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, e.failed_at, e.lane | 1, e.attempt,
                e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options, e.reason, e.error, e.message,
                pgqueue.earlier_failures(e.id) || jsonb_build_object(
                    'attempt', e.attempt, 'failed_at', e.failed_at, 'error', e.error, 'message', e.message,
-                   'traceback', e.traceback)
+                   'traceback', e.traceback), e.fingerprint
           from ended as e where e.is_dead
     )
     select coalesce(array_agg(e.id), '{}'), jsonb_agg(jsonb_build_array(e.task, e.unique_key, e.id))
-               filter (where e.is_dead and e.unique_key is not null)
-      into accepted, held_keys from ended as e;
+               filter (where e.is_dead and e.unique_key is not null), (select min(r.run_at) from retried as r)
+      into accepted, held_keys, first_due from ended as e;
+    if first_due is not null then
+        perform pgqueue.wake_leader(first_due);
+    end if;
     if held_keys is not null then
         perform pgqueue.free_keys(held_keys);
     end if;
@@ -3033,6 +5237,21 @@ begin
 end $$;
 comment on function pgqueue.note_reports(jsonb) is
 'Keeps the last progress and log lines of attempts that are about to end. reports: an array of {id, lease, progress, lines}; lines: an array of {at, level, text}.';
+
+-- sql/2_functions/worker/queue_settings.sql
+-- What operators have set for queues that concerns their workers. Called by supervisors before they start a worker, and
+-- by upkeep: so every worker has it within a round, behind a pooler too. Locks: none. Index: queues_one_row_a_name.
+create function pgqueue.queue_settings(queues text[])
+returns jsonb language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $$
+begin
+    return (select coalesce(jsonb_object_agg(q.name, jsonb_strip_nulls(jsonb_build_object('limit', q.worker_limit, 'timeout', q.timeout))), '{}')
+              from pgqueue.queues as q
+             where q.name = any (queue_settings.queues) and num_nonnulls(q.worker_limit, q.timeout) > 0);
+end $$;
+comment on function pgqueue.queue_settings(text[]) is
+'What operators have set for queues that concerns their workers: {queue: {limit, timeout}}, a key only for what is set.';
 
 -- sql/2_functions/worker/register.sql
 -- Makes the row of a worker process, before it claims. Called by the supervisor.
@@ -3187,6 +5406,7 @@ as $$
 #variable_conflict use_column
 declare
     accepted bigint[];
+    first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
     delay_of constant jsonb := jsonb_object(
         array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
@@ -3207,8 +5427,12 @@ begin
         select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(coalesce(e.delay, 0), 315360000))),
                e.created_at, e.lane | 1, e.attempt - 1, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e
+        returning run_at
     )
-    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    select coalesce(array_agg(e.id), '{}'), (select min(p.run_at) from put_off as p) into accepted, first_due from ended as e;
+    if first_due is not null then
+        perform pgqueue.wake_leader(first_due);
+    end if;
     if exists (select from pgqueue.cancel_requests) then
         perform pgqueue.cancel_as_requested(accepted);
     end if;
@@ -3255,11 +5479,225 @@ end $$;
 comment on function pgqueue.record_step(bigint, bigint, text, jsonb) is
 'Records a step of a running job. PQ004 when the lease was lost.';
 
--- sql/3_views/jobs.sql
+-- sql/2_functions/worker/sync_schedules.sql
+-- Brings the schedules that an app's code defines to what the code says now: adds, changes, and removes those of `owner`
+-- that it does not have any more. One made by hand, or by another app, is left alone, and told.
+-- Called by a worker at its start. schedules: an array of objects keyed like the arguments of schedule. starts: whether
+-- the worker was started, and not replaced: then those at_startup are due.
+-- Locks: a lock a owner, the schedules' rows. Index: schedules_one_row_a_name.
+create function pgqueue.sync_schedules(owner text, schedules jsonb, starts boolean)
+returns table (name text, outcome text) language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    wanted jsonb;
+begin
+    if not coalesce(length(owner) between 1 and 200, false) then
+        raise exception using errcode = 'PQ001', message = format('owner: %L is not a name', left(owner, 40)),
+            hint = 'The app''s name, of 1 to 200 characters: what it does not define any more is removed.';
+    end if;
+    if not coalesce(jsonb_typeof(schedules) = 'array', false) or jsonb_path_exists(schedules, 'strict $[*] ? (@.type() != "object")') then
+        raise exception using errcode = 'PQ001', message = 'schedules: expected a JSON array of objects',
+            hint = 'Each keyed like the arguments of pgqueue.schedule.';
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('pgqueue.sync_schedules ' || owner, 0));
+    for wanted in select s.item from jsonb_array_elements(schedules) as s (item) order by s.item ->> 'name' loop
+        name := wanted ->> 'name';
+        if exists (select from pgqueue.schedules as s where s.name = wanted ->> 'name' and s.owner is distinct from sync_schedules.owner) then
+            outcome := 'foreign';
+        else
+            outcome := pgqueue.put_schedule(wanted ->> 'name', sync_schedules.owner, wanted - 'name');
+            if starts and outcome <> 'foreign' then
+                update pgqueue.schedules as s set due_at = clock_timestamp()
+                 where s.name = wanted ->> 'name' and s.at_startup and s.due_at = 'infinity' and s.problem is null
+                   and not exists (select from pgqueue.schedule_runs as r
+                                    where r.schedule = s.name and r.outcome <> 'by_hand'
+                                      and r.due_at > clock_timestamp() - make_interval(secs => s.grace));
+                if found then
+                    perform pgqueue.wake_leader('-infinity');
+                end if;
+            end if;
+        end if;
+        return next;
+    end loop;
+    outcome := 'removed';
+    for name in
+        select s.name from pgqueue.schedules as s
+         where s.owner = sync_schedules.owner
+           and s.name not in (select w.item ->> 'name' from jsonb_array_elements(schedules) as w (item))
+         order by s.name
+    loop
+        perform pgqueue.unschedule(name);
+        return next;
+    end loop;
+end $$;
+comment on function pgqueue.sync_schedules(text, jsonb, boolean) is
+'Makes the schedules of an app what its code says. Returns each with what became of it: created, changed, unchanged, removed, or foreign (made by hand or by another app, and left alone).';
+
+-- sql/3_views/00_schema.sql
 -- The public reading side: stable, versioned, without payloads. Never read the tables.
 create schema pgqueue_bi;
 comment on schema pgqueue_bi is 'pgqueue for analysts and BI tools: views that stay stable. Times are timestamptz named *_at, durations double precision named *_seconds.';
 
+-- sql/3_views/audit.sql
+-- What operators did.
+create view pgqueue_bi.audit as
+select a.id, a.acted_at, a.role, a.actor, a.verb::text as verb, a.target::text as target, a.jobs,
+       array_to_string(a.job_ids, ', ') as job_ids, a.filter, a.details
+  from pgqueue.audit as a;
+
+comment on view   pgqueue_bi.audit is 'What operators did: cancel, replay, pause, ... One row a call that changed something.';
+comment on column pgqueue_bi.audit.id is 'The order in which they did it.';
+comment on column pgqueue_bi.audit.acted_at is 'When.';
+comment on column pgqueue_bi.audit.role is 'Who: the role that had logged in.';
+comment on column pgqueue_bi.audit.actor is 'Who, in its own words: the setting pgqueue.actor; the command says user@host.';
+comment on column pgqueue_bi.audit.verb is 'What: the function that was called.';
+comment on column pgqueue_bi.audit.target is 'The queue, schedule or worker; null: jobs.';
+comment on column pgqueue_bi.audit.jobs is 'How many jobs it changed; null: it is not about jobs.';
+comment on column pgqueue_bi.audit.job_ids is 'The first 20 of them.';
+comment on column pgqueue_bi.audit.filter is 'How they were chosen, in the caller''s words; null: by id.';
+comment on column pgqueue_bi.audit.details is 'What else was said: a reason, the settings of a queue. Never a job''s args.';
+
+-- sql/3_views/dead_letters.sql
+-- Jobs that will not be tried again by themselves.
+create view pgqueue_bi.dead_letters as
+select d.id, d.queue::text as queue, d.task::text as task, (d.lane / 2)::integer as priority, d.reason::text as reason, d.error,
+       d.message, d.fingerprint::text as fingerprint, d.attempt::integer as attempt, d.max_attempts::integer as max_attempts, d.crashes::integer as crashes,
+       d.created_at, d.run_at, d.claimed_at, d.died_at,
+       date_part('epoch', d.died_at - d.created_at) as life_seconds,
+       date_part('epoch', d.died_at - d.claimed_at) as run_seconds, d.worker_id
+  from pgqueue.dead_letters as d;
+
+comment on view   pgqueue_bi.dead_letters is 'Jobs that will not be tried again by themselves, until they are replayed or discarded; without their arguments.';
+comment on column pgqueue_bi.dead_letters.id is 'The job''s id.';
+comment on column pgqueue_bi.dead_letters.queue is 'The queue.';
+comment on column pgqueue_bi.dead_letters.task is 'The task.';
+comment on column pgqueue_bi.dead_letters.priority is '0 (first) to 9.';
+comment on column pgqueue_bi.dead_letters.reason is 'Why: exhausted, permanent, failed, invalid_args or crashed.';
+comment on column pgqueue_bi.dead_letters.error is 'The class of the last error.';
+comment on column pgqueue_bi.dead_letters.message is 'The text of the last error.';
+comment on column pgqueue_bi.dead_letters.fingerprint is 'That of the last error: see failures; null: it has none.';
+comment on column pgqueue_bi.dead_letters.attempt is 'Attempts made.';
+comment on column pgqueue_bi.dead_letters.max_attempts is 'Attempts allowed.';
+comment on column pgqueue_bi.dead_letters.crashes is 'How often a worker process died while it ran this job, or may have.';
+comment on column pgqueue_bi.dead_letters.created_at is 'When it was enqueued.';
+comment on column pgqueue_bi.dead_letters.run_at is 'When its last attempt was due.';
+comment on column pgqueue_bi.dead_letters.claimed_at is 'When its last attempt was claimed.';
+comment on column pgqueue_bi.dead_letters.died_at is 'When its last attempt ended.';
+comment on column pgqueue_bi.dead_letters.life_seconds is 'Seconds from created_at to died_at.';
+comment on column pgqueue_bi.dead_letters.run_seconds is 'Seconds that its last attempt took, from claim to end.';
+comment on column pgqueue_bi.dead_letters.worker_id is 'The worker of its last attempt.';
+
+-- sql/3_views/failures.sql
+-- Failed attempts by what caused them, grouped by upkeep/roll_up.sql.
+create view pgqueue_bi.failures as
+select g.fingerprint::text as fingerprint, g.queue::text as queue, g.task::text as task, g.error, g.failures, g.dead, g.first_seen_at,
+       g.last_seen_at, g.message as sample_message, g.job_id as sample_job_id
+  from pgqueue.failure_groups as g;
+
+comment on view   pgqueue_bi.failures is 'Failed attempts, grouped by what caused them; up to the last minute that was rolled up, forgotten 100 days after the last.';
+comment on column pgqueue_bi.failures.fingerprint is 'The same for errors that come from the same place; where there is none, the class of the error.';
+comment on column pgqueue_bi.failures.queue is 'The queue.';
+comment on column pgqueue_bi.failures.task is 'The task.';
+comment on column pgqueue_bi.failures.error is 'The class of the latest error.';
+comment on column pgqueue_bi.failures.failures is 'How many attempts have failed.';
+comment on column pgqueue_bi.failures.dead is 'How many of them made a dead letter.';
+comment on column pgqueue_bi.failures.first_seen_at is 'When the first of them failed.';
+comment on column pgqueue_bi.failures.last_seen_at is 'When the latest of them failed.';
+comment on column pgqueue_bi.failures.sample_message is 'The text of the latest error, 1,000 characters of it at the most.';
+comment on column pgqueue_bi.failures.sample_job_id is 'The job of the latest error.';
+
+-- sql/3_views/job_throughput_daily.sql
+-- What happened in each UTC day, rolled up by upkeep/roll_up.sql.
+create view pgqueue_bi.job_throughput_daily as
+select r.bucket_at, r.queue::text as queue, r.task::text as task, r.enqueued, r.completed, r.cancelled, r.failed, r.dead, r.depth,
+       r.wait_seconds / nullif(r.completed, 0) as wait_avg_seconds, r.wait_p50 as wait_p50_seconds,
+       r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds, r.run_seconds / nullif(r.completed, 0) as run_avg_seconds,
+       r.run_p50 as run_p50_seconds, r.run_p95 as run_p95_seconds, r.run_p99 as run_p99_seconds
+  from pgqueue.rollups as r
+ where r.period = 'day';
+
+comment on view   pgqueue_bi.job_throughput_daily is 'What happened to the jobs of each queue and task, by UTC day: all days; the day under way grows by the minute. No row where nothing happened and no job was unfinished.';
+comment on column pgqueue_bi.job_throughput_daily.bucket_at is 'When the UTC day began.';
+comment on column pgqueue_bi.job_throughput_daily.queue is 'The queue.';
+comment on column pgqueue_bi.job_throughput_daily.task is 'The task.';
+comment on column pgqueue_bi.job_throughput_daily.enqueued is 'Jobs that were enqueued, or replayed. Derived from the change of depth and from what ended: right over several minutes, in a single one it may be some seconds off.';
+comment on column pgqueue_bi.job_throughput_daily.completed is 'Jobs that completed.';
+comment on column pgqueue_bi.job_throughput_daily.cancelled is 'Jobs that were cancelled, discarded dead letters among them.';
+comment on column pgqueue_bi.job_throughput_daily.failed is 'Attempts that failed or crashed, those that made a dead letter among them.';
+comment on column pgqueue_bi.job_throughput_daily.dead is 'Jobs that became dead letters.';
+comment on column pgqueue_bi.job_throughput_daily.depth is 'Unfinished jobs at the end, as counted last: ready, scheduled, blocked and running.';
+comment on column pgqueue_bi.job_throughput_daily.wait_avg_seconds is 'Seconds that a completed job had waited on average, from due to the claim of its last attempt.';
+comment on column pgqueue_bi.job_throughput_daily.wait_p50_seconds is 'Seconds that half of the completed jobs had not waited longer than. Percentiles are wrong by a tenth at the most.';
+comment on column pgqueue_bi.job_throughput_daily.wait_p95_seconds is 'Seconds that 95% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.job_throughput_daily.wait_p99_seconds is 'Seconds that 99% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.job_throughput_daily.run_avg_seconds is 'Seconds that the last attempt of a completed job took on average, from claim to end.';
+comment on column pgqueue_bi.job_throughput_daily.run_p50_seconds is 'Seconds that half of those attempts did not exceed.';
+comment on column pgqueue_bi.job_throughput_daily.run_p95_seconds is 'Seconds that 95% of those attempts did not exceed.';
+comment on column pgqueue_bi.job_throughput_daily.run_p99_seconds is 'Seconds that 99% of those attempts did not exceed.';
+
+-- sql/3_views/job_throughput_hourly.sql
+-- What happened in each hour, rolled up by upkeep/roll_up.sql.
+create view pgqueue_bi.job_throughput_hourly as
+select r.bucket_at, r.queue::text as queue, r.task::text as task, r.enqueued, r.completed, r.cancelled, r.failed, r.dead, r.depth,
+       r.wait_seconds / nullif(r.completed, 0) as wait_avg_seconds, r.wait_p50 as wait_p50_seconds,
+       r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds, r.run_seconds / nullif(r.completed, 0) as run_avg_seconds,
+       r.run_p50 as run_p50_seconds, r.run_p95 as run_p95_seconds, r.run_p99 as run_p99_seconds
+  from pgqueue.rollups as r
+ where r.period = 'hour';
+
+comment on view   pgqueue_bi.job_throughput_hourly is 'What happened to the jobs of each queue and task, by hour: the last 100 days; the hour under way grows by the minute. No row where nothing happened and no job was unfinished.';
+comment on column pgqueue_bi.job_throughput_hourly.bucket_at is 'When the hour began.';
+comment on column pgqueue_bi.job_throughput_hourly.queue is 'The queue.';
+comment on column pgqueue_bi.job_throughput_hourly.task is 'The task.';
+comment on column pgqueue_bi.job_throughput_hourly.enqueued is 'Jobs that were enqueued, or replayed. Derived from the change of depth and from what ended: right over several minutes, in a single one it may be some seconds off.';
+comment on column pgqueue_bi.job_throughput_hourly.completed is 'Jobs that completed.';
+comment on column pgqueue_bi.job_throughput_hourly.cancelled is 'Jobs that were cancelled, discarded dead letters among them.';
+comment on column pgqueue_bi.job_throughput_hourly.failed is 'Attempts that failed or crashed, those that made a dead letter among them.';
+comment on column pgqueue_bi.job_throughput_hourly.dead is 'Jobs that became dead letters.';
+comment on column pgqueue_bi.job_throughput_hourly.depth is 'Unfinished jobs at the end, as counted last: ready, scheduled, blocked and running.';
+comment on column pgqueue_bi.job_throughput_hourly.wait_avg_seconds is 'Seconds that a completed job had waited on average, from due to the claim of its last attempt.';
+comment on column pgqueue_bi.job_throughput_hourly.wait_p50_seconds is 'Seconds that half of the completed jobs had not waited longer than. Percentiles are wrong by a tenth at the most.';
+comment on column pgqueue_bi.job_throughput_hourly.wait_p95_seconds is 'Seconds that 95% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.job_throughput_hourly.wait_p99_seconds is 'Seconds that 99% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.job_throughput_hourly.run_avg_seconds is 'Seconds that the last attempt of a completed job took on average, from claim to end.';
+comment on column pgqueue_bi.job_throughput_hourly.run_p50_seconds is 'Seconds that half of those attempts did not exceed.';
+comment on column pgqueue_bi.job_throughput_hourly.run_p95_seconds is 'Seconds that 95% of those attempts did not exceed.';
+comment on column pgqueue_bi.job_throughput_hourly.run_p99_seconds is 'Seconds that 99% of those attempts did not exceed.';
+
+-- sql/3_views/job_throughput_minutely.sql
+-- What happened in each minute, rolled up by upkeep/roll_up.sql.
+create view pgqueue_bi.job_throughput_minutely as
+select r.bucket_at, r.queue::text as queue, r.task::text as task, r.enqueued, r.completed, r.cancelled, r.failed, r.dead, r.depth,
+       r.wait_seconds / nullif(r.completed, 0) as wait_avg_seconds, r.wait_p50 as wait_p50_seconds,
+       r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds, r.run_seconds / nullif(r.completed, 0) as run_avg_seconds,
+       r.run_p50 as run_p50_seconds, r.run_p95 as run_p95_seconds, r.run_p99 as run_p99_seconds
+  from pgqueue.rollups as r
+ where r.period = 'minute' and r.bucket_at < (select p.rolled_up_to from pgqueue.rollup_progress as p)
+   and r.bucket_at >= (select p.rolled_up_to - interval '12 hours' from pgqueue.rollup_progress as p);
+
+comment on view   pgqueue_bi.job_throughput_minutely is 'What happened to the jobs of each queue and task, by minute: the last 12 hours; the minutes that are over; the latest comes some seconds after its end. No row where nothing happened and no job was unfinished.';
+comment on column pgqueue_bi.job_throughput_minutely.bucket_at is 'When the minute began.';
+comment on column pgqueue_bi.job_throughput_minutely.queue is 'The queue.';
+comment on column pgqueue_bi.job_throughput_minutely.task is 'The task.';
+comment on column pgqueue_bi.job_throughput_minutely.enqueued is 'Jobs that were enqueued, or replayed. Derived from the change of depth and from what ended: right over several minutes, in a single one it may be some seconds off.';
+comment on column pgqueue_bi.job_throughput_minutely.completed is 'Jobs that completed.';
+comment on column pgqueue_bi.job_throughput_minutely.cancelled is 'Jobs that were cancelled, discarded dead letters among them.';
+comment on column pgqueue_bi.job_throughput_minutely.failed is 'Attempts that failed or crashed, those that made a dead letter among them.';
+comment on column pgqueue_bi.job_throughput_minutely.dead is 'Jobs that became dead letters.';
+comment on column pgqueue_bi.job_throughput_minutely.depth is 'Unfinished jobs at the end, as counted last: ready, scheduled, blocked and running.';
+comment on column pgqueue_bi.job_throughput_minutely.wait_avg_seconds is 'Seconds that a completed job had waited on average, from due to the claim of its last attempt.';
+comment on column pgqueue_bi.job_throughput_minutely.wait_p50_seconds is 'Seconds that half of the completed jobs had not waited longer than. Percentiles are wrong by a tenth at the most.';
+comment on column pgqueue_bi.job_throughput_minutely.wait_p95_seconds is 'Seconds that 95% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.job_throughput_minutely.wait_p99_seconds is 'Seconds that 99% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.job_throughput_minutely.run_avg_seconds is 'Seconds that the last attempt of a completed job took on average, from claim to end.';
+comment on column pgqueue_bi.job_throughput_minutely.run_p50_seconds is 'Seconds that half of those attempts did not exceed.';
+comment on column pgqueue_bi.job_throughput_minutely.run_p95_seconds is 'Seconds that 95% of those attempts did not exceed.';
+comment on column pgqueue_bi.job_throughput_minutely.run_p99_seconds is 'Seconds that 99% of those attempts did not exceed.';
+
+-- sql/3_views/jobs.sql
+-- Every job, whatever its state.
 create view pgqueue_bi.jobs as
 select r.id, 'ready'::text as state, r.queue::text as queue, r.task::text as task, (r.lane / 2)::integer as priority,
        r.attempt::integer as attempt, r.max_attempts::integer as max_attempts, r.crashes::integer as crashes,
@@ -3302,6 +5740,230 @@ comment on column pgqueue_bi.jobs.claimed_at is 'When its last attempt was claim
 comment on column pgqueue_bi.jobs.finished_at is 'When it completed, was cancelled or died.';
 comment on column pgqueue_bi.jobs.worker_id is 'The worker of the last attempt.';
 comment on column pgqueue_bi.jobs.reason is 'Why it was cancelled or died; of a completed one, why its result was not kept.';
+
+-- sql/3_views/queue_health.sql
+-- The state of each queue: what upkeep/count_depths.sql has counted, and the last five minutes that were rolled up.
+create view pgqueue_bi.queue_health as
+select n.queue::text as queue,
+       coalesce(q.paused_at is not null and coalesce(q.resumes_at > clock_timestamp(), true), false) as is_paused,
+       q.paused_at, q.resumes_at,
+       coalesce(d.ready, 0)::bigint as ready, coalesce(d.scheduled, 0)::bigint as scheduled,
+       coalesce(d.blocked, 0)::bigint as blocked, coalesce(d.running, 0)::bigint as running, coalesce(d.dead, 0)::bigint as dead,
+       d.oldest_ready_at,
+       case when d.oldest_ready_at is not null
+            then greatest(0, date_part('epoch', clock_timestamp() - d.oldest_ready_at)) end as oldest_ready_seconds,
+       d.oldest_claimed_at,
+       case when d.oldest_claimed_at is not null
+            then greatest(0, date_part('epoch', clock_timestamp() - d.oldest_claimed_at)) end as oldest_running_seconds,
+       coalesce(r.completed, 0)::double precision / 5 as completed_per_minute,
+       coalesce(r.failed, 0)::double precision / 5 as failed_per_minute,
+       r.failed::double precision / nullif(r.completed + r.failed, 0)::double precision as failure_ratio,
+       coalesce(w.workers, 0)::bigint as workers, coalesce(w.slots, 0)::bigint as slots,
+       q.max_depth, q.max_oldest as max_oldest_seconds, nullif(c.counted_at, '-infinity') as counted_at,
+       p.rolled_up_to as rolled_up_at
+  from (select d.queue from pgqueue.depths as d
+        union select q.name from pgqueue.queues as q
+        union select s.queue from pgqueue.workers as w cross join unnest(w.queues) as s (queue)
+        union select r.queue from pgqueue.rollups as r where r.period = 'last_hour') as n
+ cross join pgqueue.depth_count as c
+ cross join pgqueue.rollup_progress as p
+  left join pgqueue.queues as q on q.name = n.queue
+  left join (select d.queue, sum(d.ready) as ready, sum(d.scheduled) as scheduled, sum(d.blocked) as blocked,
+                    sum(d.running) as running, sum(d.dead) as dead, min(d.oldest_ready_at) as oldest_ready_at,
+                    min(d.oldest_claimed_at) as oldest_claimed_at
+               from pgqueue.depths as d group by d.queue) as d on d.queue = n.queue
+  left join (select r.queue, sum(r.completed) as completed, sum(r.failed) as failed
+               from pgqueue.rollups as r
+              where r.period = 'minute'  -- bounded at both ends, or the planner expects a third of all minutes
+                and r.bucket_at >= (select l.rolled_up_to - interval '5 minutes' from pgqueue.rollup_progress as l)
+                and r.bucket_at < (select l.rolled_up_to from pgqueue.rollup_progress as l)
+              group by r.queue) as r on r.queue = n.queue
+  left join (select s.queue, count(*) as workers, sum(least(w.concurrency, q.worker_limit)) as slots
+               from pgqueue.workers as w
+               join pgqueue.heartbeats as h on h.worker_id = w.id and h.beat_at > clock_timestamp() - w.lease
+              cross join unnest(w.queues) as s (queue)
+               left join pgqueue.queues as q on q.name = s.queue
+              group by s.queue) as w on w.queue = n.queue;
+
+comment on view   pgqueue_bi.queue_health is 'The state of each queue: its jobs as counted at counted_at, what became of jobs in the five minutes before rolled_up_at, and its workers now.';
+comment on column pgqueue_bi.queue_health.queue is 'The queue.';
+comment on column pgqueue_bi.queue_health.is_paused is 'Whether no job of it is claimed now.';
+comment on column pgqueue_bi.queue_health.paused_at is 'Since when it is paused; null: it is not.';
+comment on column pgqueue_bi.queue_health.resumes_at is 'When it goes on by itself; null: when somebody resumes it.';
+comment on column pgqueue_bi.queue_health.ready is 'Jobs that may be claimed.';
+comment on column pgqueue_bi.queue_health.scheduled is 'Jobs that wait for their time, retries among them.';
+comment on column pgqueue_bi.queue_health.blocked is 'Jobs that wait for another one to end.';
+comment on column pgqueue_bi.queue_health.running is 'Jobs in the hands of a worker.';
+comment on column pgqueue_bi.queue_health.dead is 'Dead letters.';
+comment on column pgqueue_bi.queue_health.oldest_ready_at is 'When the ready job became due that has waited longest; null: none is ready.';
+comment on column pgqueue_bi.queue_health.oldest_ready_seconds is 'Seconds since then.';
+comment on column pgqueue_bi.queue_health.oldest_claimed_at is 'When the running job was claimed that has run longest; null: none runs.';
+comment on column pgqueue_bi.queue_health.oldest_running_seconds is 'Seconds since then.';
+comment on column pgqueue_bi.queue_health.completed_per_minute is 'Jobs that completed, a minute, over the last five minutes that were rolled up.';
+comment on column pgqueue_bi.queue_health.failed_per_minute is 'Attempts that failed or crashed, a minute, over the same time.';
+comment on column pgqueue_bi.queue_health.failure_ratio is 'The share of failed among the attempts that completed or failed in the same time, 0 to 1; null: there were none.';
+comment on column pgqueue_bi.queue_health.workers is 'Workers that serve the queue and whose heartbeat is within their lease.';
+comment on column pgqueue_bi.queue_health.slots is 'How many jobs of the queue these can run at once.';
+comment on column pgqueue_bi.queue_health.max_depth is 'Ready jobs above which the queue counts as unhealthy; null: no threshold.';
+comment on column pgqueue_bi.queue_health.max_oldest_seconds is 'Seconds of oldest_ready_seconds above which the queue counts as unhealthy; null: no threshold.';
+comment on column pgqueue_bi.queue_health.counted_at is 'When its jobs were counted: at most 10 seconds ago, or longer when nothing has changed since, or when counting takes over half a second; null: never.';
+comment on column pgqueue_bi.queue_health.rolled_up_at is 'The end of the last minute that was rolled up.';
+
+-- sql/3_views/queues.sql
+-- What operators have set for queues.
+create view pgqueue_bi.queues as
+select q.name::text as queue, q.paused_at, q.resumes_at, q.worker_limit, q.max_attempts, q.timeout as timeout_seconds,
+       q.target_wait as target_wait_seconds, date_part('epoch', q.keep_completed) as keep_completed_seconds,
+       date_part('epoch', q.keep_cancelled) as keep_cancelled_seconds, date_part('epoch', q.keep_dead) as keep_dead_seconds,
+       q.max_completed, q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest as max_oldest_seconds
+  from pgqueue.queues as q;
+
+comment on view   pgqueue_bi.queues is 'What operators have set for queues: a row for each that has, or had, a setting of its own. Null: the default.';
+comment on column pgqueue_bi.queues.queue is 'The queue.';
+comment on column pgqueue_bi.queues.paused_at is 'Since when no job of it is claimed; null: not paused.';
+comment on column pgqueue_bi.queues.resumes_at is 'When it goes on by itself; null: when somebody resumes it.';
+comment on column pgqueue_bi.queues.worker_limit is 'How many slots of each worker it may take; null: all of them.';
+comment on column pgqueue_bi.queues.max_attempts is 'Attempts that its jobs have when neither their task nor their enqueue says; null: 5.';
+comment on column pgqueue_bi.queues.timeout_seconds is 'Seconds that an attempt may take when neither its task nor its enqueue says; null: as long as it takes.';
+comment on column pgqueue_bi.queues.target_wait_seconds is 'Seconds that a job should wait at the most, from due to claimed; null: no target.';
+comment on column pgqueue_bi.queues.keep_completed_seconds is 'Seconds that completed jobs are kept; 0: not at all; null: 7 days.';
+comment on column pgqueue_bi.queues.keep_cancelled_seconds is 'Seconds that cancelled jobs are kept; 0: not at all; null: 7 days.';
+comment on column pgqueue_bi.queues.keep_dead_seconds is 'Seconds that dead letters are kept; 0: not at all; null: for ever.';
+comment on column pgqueue_bi.queues.max_completed is 'How many completed jobs are kept, the latest; null: any number.';
+comment on column pgqueue_bi.queues.max_cancelled is 'How many cancelled jobs are kept, the latest; null: any number.';
+comment on column pgqueue_bi.queues.max_dead is 'How many dead letters are kept, the latest; null: any number.';
+comment on column pgqueue_bi.queues.max_depth is 'Ready jobs above which the queue is unhealthy; null: any number is healthy.';
+comment on column pgqueue_bi.queues.max_oldest_seconds is 'Seconds that the oldest ready job has waited, above which the queue is unhealthy; null: any age is healthy.';
+
+-- sql/3_views/schedules.sql
+-- The rules by which jobs are enqueued, and what became of their due times.
+create view pgqueue_bi.schedules as
+select s.name::text as name, s.owner::text as owner, s.task::text as task, s.queue::text as queue, s.priority::integer as priority,
+       s.max_attempts::integer as max_attempts, s.cron, s.seconds::text as seconds, s.every as every_seconds, s.at as once_at,
+       s.at_startup, s.tz, s.starts_at, s.ends_at, s.jitter as jitter_seconds, s.grace as grace_seconds,
+       s.missed::text as missed, s.missed_limit, s.overlap::text as overlap, s.created_at, s.paused_at,
+       case when s.paused_at is null and isfinite(s.due_at) then s.due_at end as next_due_at,
+       last.due_at as last_due_at, last.ran_at as last_ran_at, last.outcome::text as last_outcome, last.job_id as last_job_id,
+       s.problem
+  from pgqueue.schedules as s
+  left join lateral (select r.due_at, r.ran_at, r.outcome, r.job_id from pgqueue.schedule_runs as r
+                      where r.schedule = s.name order by r.due_at desc limit 1) as last on true;
+
+comment on view   pgqueue_bi.schedules is 'Rules by which jobs are enqueued: by cron, at an interval, once, at a worker''s start.';
+comment on column pgqueue_bi.schedules.name is 'The schedule.';
+comment on column pgqueue_bi.schedules.owner is 'The app whose code defines it; null: made by hand.';
+comment on column pgqueue_bi.schedules.task is 'The task of its jobs.';
+comment on column pgqueue_bi.schedules.queue is 'The queue of its jobs.';
+comment on column pgqueue_bi.schedules.priority is 'The priority of its jobs, 0 (first) to 9.';
+comment on column pgqueue_bi.schedules.max_attempts is 'Attempts that each of its jobs has.';
+comment on column pgqueue_bi.schedules.cron is 'Its cron expression; null: it has another timing.';
+comment on column pgqueue_bi.schedules.seconds is 'Where the seconds of a cron expression of six fields are: first or last.';
+comment on column pgqueue_bi.schedules.every_seconds is 'Seconds between two due times; null: it has another timing.';
+comment on column pgqueue_bi.schedules.once_at is 'Its only due time; null: it has another timing.';
+comment on column pgqueue_bi.schedules.at_startup is 'Whether it is due when a worker of its app starts.';
+comment on column pgqueue_bi.schedules.tz is 'The time zone of the cron expression.';
+comment on column pgqueue_bi.schedules.starts_at is 'No due time lies before it.';
+comment on column pgqueue_bi.schedules.ends_at is 'No due time lies after it.';
+comment on column pgqueue_bi.schedules.jitter_seconds is 'Seconds by which a job is delayed at the most, at random.';
+comment on column pgqueue_bi.schedules.grace_seconds is 'Seconds by which a due time may be late and still count as on time.';
+comment on column pgqueue_bi.schedules.missed is 'What becomes of missed due times: skip, once or all.';
+comment on column pgqueue_bi.schedules.missed_limit is 'How many missed due times run at the most, when all of them should.';
+comment on column pgqueue_bi.schedules.overlap is 'While its last job is unfinished: allow another, skip the due time, or queue one behind it.';
+comment on column pgqueue_bi.schedules.created_at is 'When it was made.';
+comment on column pgqueue_bi.schedules.paused_at is 'Since when it does not run; null: not paused.';
+comment on column pgqueue_bi.schedules.next_due_at is 'Its next due time; null: paused, not computed yet, or never again.';
+comment on column pgqueue_bi.schedules.last_due_at is 'Its last due time on record.';
+comment on column pgqueue_bi.schedules.last_ran_at is 'When that one was ticked.';
+comment on column pgqueue_bi.schedules.last_outcome is 'What became of it: see schedule_runs.outcome.';
+comment on column pgqueue_bi.schedules.last_job_id is 'Its job.';
+comment on column pgqueue_bi.schedules.problem is 'Why it cannot run; null: it can.';
+
+create view pgqueue_bi.schedule_runs as
+select r.schedule::text as schedule, r.due_at, r.ran_at,
+       extract(epoch from r.ran_at - r.due_at)::double precision as late_seconds,
+       r.outcome::text as outcome, r.missed, r.job_id,
+       case
+           when r.job_id is null then null
+           when r.state is not null then nullif(r.state, 'unknown')::text
+           when exists (select from pgqueue.ready_jobs as j where j.id = r.job_id) then 'ready'
+           when exists (select from pgqueue.scheduled_jobs as j where j.id = r.job_id) then 'scheduled'
+           when exists (select from pgqueue.blocked_jobs as j where j.id = r.job_id) then 'blocked'
+           when exists (select from pgqueue.running_jobs as j where j.id = r.job_id) then 'running'
+           when exists (select from pgqueue.dead_letters as j where j.id = r.job_id) then 'dead'
+           else (select f.state::text from pgqueue.finished_jobs as f where f.id = r.job_id limit 1)
+       end as job_state
+  from pgqueue.schedule_runs as r;
+
+comment on view   pgqueue_bi.schedule_runs is 'What became of each due time of a schedule: of the last 7 days, and the last 100 at least.';
+comment on column pgqueue_bi.schedule_runs.schedule is 'The schedule.';
+comment on column pgqueue_bi.schedule_runs.due_at is 'The due time.';
+comment on column pgqueue_bi.schedule_runs.ran_at is 'When it was ticked.';
+comment on column pgqueue_bi.schedule_runs.late_seconds is 'Seconds between the two.';
+comment on column pgqueue_bi.schedule_runs.outcome is 'enqueued; caught_up (late, by the policy for missed ones); missed; overlapped (the job before was unfinished); joined (a job that waits already stands for it too); by_hand.';
+comment on column pgqueue_bi.schedule_runs.missed is 'How many due times that did not run this row stands for, which have none of their own; of a missed one, itself too.';
+comment on column pgqueue_bi.schedule_runs.job_id is 'The job that it made, or met; null: none.';
+comment on column pgqueue_bi.schedule_runs.job_state is 'The state of that job; null: none, or not on record any more.';
+
+-- sql/3_views/slo.sql
+-- Target waits against what happened, rolled up by upkeep/roll_up.sql.
+create view pgqueue_bi.slo as
+select q.name::text as queue, q.target_wait as target_wait_seconds, p.rolled_up_to - interval '1 hour' as from_at,
+       p.rolled_up_to as until_at, coalesce(r.targeted, 0) as completed, coalesce(r.in_target, 0) as in_target,
+       r.in_target::double precision / nullif(r.targeted, 0) as in_target_ratio,
+       r.wait_p50 as wait_p50_seconds, r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds,
+       d.oldest_ready_at,
+       case when d.oldest_ready_at is not null
+            then greatest(0, date_part('epoch', clock_timestamp() - d.oldest_ready_at)) end as oldest_ready_seconds,
+       coalesce(date_part('epoch', clock_timestamp() - d.oldest_ready_at) > q.target_wait, false) as is_late
+  from pgqueue.queues as q
+ cross join pgqueue.rollup_progress as p
+  left join pgqueue.rollups as r on r.period = 'last_hour' and r.queue = q.name and r.task = ''
+  left join (select d.queue, min(d.oldest_ready_at) as oldest_ready_at from pgqueue.depths as d group by d.queue) as d
+    on d.queue = q.name
+ where q.target_wait is not null;
+
+comment on view   pgqueue_bi.slo is 'The queues that have a target wait, and how long their jobs have waited in the last hour.';
+comment on column pgqueue_bi.slo.queue is 'The queue.';
+comment on column pgqueue_bi.slo.target_wait_seconds is 'Seconds that a job should wait at the most, from due to claimed.';
+comment on column pgqueue_bi.slo.from_at is 'When that hour began.';
+comment on column pgqueue_bi.slo.until_at is 'When it ended: the last minute that was rolled up.';
+comment on column pgqueue_bi.slo.completed is 'Jobs that completed in it while the queue had a target.';
+comment on column pgqueue_bi.slo.in_target is 'Those of them that had not waited longer than the target of then.';
+comment on column pgqueue_bi.slo.in_target_ratio is 'The share of these, 0 to 1; null: none completed.';
+comment on column pgqueue_bi.slo.wait_p50_seconds is 'Seconds that half of the jobs that completed in that hour had not waited longer than. Percentiles are wrong by a tenth at the most.';
+comment on column pgqueue_bi.slo.wait_p95_seconds is 'Seconds that 95% of them had not waited longer than.';
+comment on column pgqueue_bi.slo.wait_p99_seconds is 'Seconds that 99% of them had not waited longer than.';
+comment on column pgqueue_bi.slo.oldest_ready_at is 'When the ready job became due that waits longest, as last counted; null: none is ready.';
+comment on column pgqueue_bi.slo.oldest_ready_seconds is 'Seconds since then.';
+comment on column pgqueue_bi.slo.is_late is 'Whether that job has waited longer than the target.';
+
+-- sql/3_views/task_latency.sql
+-- How long jobs have waited and run in the last hour, rolled up by upkeep/roll_up.sql.
+create view pgqueue_bi.task_latency as
+select r.queue::text as queue, r.task::text as task, r.bucket_at as from_at, r.bucket_at + interval '1 hour' as until_at, r.completed,
+       r.failed, r.failed::double precision / nullif(r.completed + r.failed, 0) as failure_ratio,
+       r.wait_seconds / nullif(r.completed, 0) as wait_avg_seconds, r.wait_p50 as wait_p50_seconds,
+       r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds, r.run_seconds / nullif(r.completed, 0) as run_avg_seconds,
+       r.run_p50 as run_p50_seconds, r.run_p95 as run_p95_seconds, r.run_p99 as run_p99_seconds
+  from pgqueue.rollups as r
+ where r.period = 'last_hour' and r.task <> '' and r.completed + r.failed > 0;
+
+comment on view   pgqueue_bi.task_latency is 'How long the jobs of each queue and task have waited and run in the last hour; only those of which one completed or an attempt failed.';
+comment on column pgqueue_bi.task_latency.queue is 'The queue.';
+comment on column pgqueue_bi.task_latency.task is 'The task.';
+comment on column pgqueue_bi.task_latency.from_at is 'When that hour began.';
+comment on column pgqueue_bi.task_latency.until_at is 'When it ended: the last minute that was rolled up.';
+comment on column pgqueue_bi.task_latency.completed is 'Jobs that completed in it.';
+comment on column pgqueue_bi.task_latency.failed is 'Attempts that failed or crashed in it.';
+comment on column pgqueue_bi.task_latency.failure_ratio is 'The share of failed among the attempts that completed or failed, 0 to 1; null: there were none.';
+comment on column pgqueue_bi.task_latency.wait_avg_seconds is 'Seconds that a completed job had waited on average, from due to the claim of its last attempt.';
+comment on column pgqueue_bi.task_latency.wait_p50_seconds is 'Seconds that half of the completed jobs had not waited longer than. Percentiles are wrong by a tenth at the most.';
+comment on column pgqueue_bi.task_latency.wait_p95_seconds is 'Seconds that 95% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.task_latency.wait_p99_seconds is 'Seconds that 99% of the completed jobs had not waited longer than.';
+comment on column pgqueue_bi.task_latency.run_avg_seconds is 'Seconds that the last attempt of a completed job took on average, from claim to end.';
+comment on column pgqueue_bi.task_latency.run_p50_seconds is 'Seconds that half of those attempts did not exceed.';
+comment on column pgqueue_bi.task_latency.run_p95_seconds is 'Seconds that 95% of those attempts did not exceed.';
+comment on column pgqueue_bi.task_latency.run_p99_seconds is 'Seconds that 99% of those attempts did not exceed.';
 
 -- sql/3_views/workers.sql
 -- Who works, by the last heartbeat.

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from pgqueue.bench.bi import measure as bi
 from pgqueue.bench.ceiling import measure as ceiling
 from pgqueue.bench.drain import measure as drain
 from pgqueue.bench.enqueue import measure as enqueue
 from pgqueue.bench.execution import measure as execution
-from pgqueue.bench.harness import Bench, Result
+from pgqueue.bench.harness import Bench
 from pgqueue.bench.held import measure as held
 from pgqueue.bench.held_mix import measure as held_mix
+from pgqueue.bench.idle import measure as idle
 from pgqueue.bench.loop import measure as loop_delay
+from pgqueue.bench.on_time import measure as on_time
+from pgqueue.bench.results import Result
 from pgqueue.bench.wake import measure as wake
 
 __all__ = ["MEASUREMENTS", "Bench", "Result", "measure"]
@@ -30,8 +34,11 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Result]]] = {
     "enqueue": enqueue,
     "execution": execution,
     "wake": wake,
+    "on-time": on_time,
+    "idle": idle,
     "held": held,
     "held-mix": held_mix,
+    "bi": bi,
     "loop-delay": loop_delay,
 }
 """Every measurement by name, in the order in which they run."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from pgqueue.bench.harness import Bench, Connection, connect, payload, scalar
+from pgqueue.bench.database import Connection, connect, payload, scalar
+from pgqueue.bench.harness import Bench
 
 WATCHED = (
     "claim",
@@ -138,7 +139,7 @@ class Probe:
         self._explain(
             "upkeep",
             f"select * from pgqueue.upkeep(supervisor_id => 1, worker_ids => '{{{worker}}}', queues => '{{default}}',"
-            " round_seconds => 2, overdue_seconds => 0)",
+            " round_seconds => 2, overdue_seconds => 0, hears => true)",
         )
 
     def _explain(self, name: str, query: str) -> None:

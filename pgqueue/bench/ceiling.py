@@ -16,7 +16,9 @@ from importlib.resources import files
 from psycopg.types.json import set_json_loads
 
 from pgqueue import calls
-from pgqueue.bench.harness import Bench, Connection, Result, compared, connect, feed, payload
+from pgqueue.bench.database import Connection, connect, feed, payload
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result, compared
 from pgqueue.calls import bigints
 from pgqueue.drivers import run
 from pgqueue.errors import PgqueueError

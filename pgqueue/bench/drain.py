@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 from pgqueue import calls
 from pgqueue.bench.ceiling import real
-from pgqueue.bench.harness import Bench, Result, compared, connect, feed, scalar, wait_until
+from pgqueue.bench.database import connect, feed, scalar, wait_until
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result, compared
 from pgqueue.bench.tasks import stamp
 from pgqueue.drivers import run
 from pgqueue.errors import PgqueueError

@@ -18,20 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from pgqueue.bench.harness import (
-    ASLEEP,
-    TEXT,
-    Bench,
-    Connection,
-    Result,
-    Worker,
-    compared,
-    connect,
-    payload,
-    scalar,
-    wait_until,
-)
+from pgqueue.bench.database import TEXT, Connection, connect, payload, scalar, wait_until
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result, compared
 from pgqueue.bench.tasks import app, nap, noop
+from pgqueue.bench.workers import ASLEEP, Worker
 from pgqueue.errors import PgqueueError
 
 CLIENTS = 32

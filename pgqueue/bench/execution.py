@@ -6,8 +6,10 @@ import statistics
 from collections.abc import Iterator
 from functools import partial
 
+from pgqueue.bench.database import payload
 from pgqueue.bench.drain import drain
-from pgqueue.bench.harness import Bench, Result, compared, payload
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result, compared
 
 
 def measure(bench: Bench) -> Iterator[Result]:
@@ -22,7 +24,7 @@ def measure(bench: Bench) -> Iterator[Result]:
     # The first two differ by less than two rounds of one do: more rounds, and the median of each.
     figures = bench.alternate(
         {"plain": partial(side, "noop", jobs), "timed": partial(side, "noop_timed", jobs)},
-        rounds=3 * bench.rounds,
+        rounds=bench.rounds**2,
     ) | bench.alternate(
         {
             "batch": partial(side, "noop_batch", jobs, f'{{"item": {payload()}}}'),

@@ -12,8 +12,11 @@ from itertools import pairwise
 import psycopg
 
 from pgqueue import calls
-from pgqueue.bench.harness import TEXT, Bench, Connection, Result, Stamps, connect, scalar, wait_until
+from pgqueue.bench.database import TEXT, Connection, connect, scalar, wait_until
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result
 from pgqueue.bench.tasks import noop, stamp
+from pgqueue.bench.workers import Stamps
 from pgqueue.drivers import run
 from pgqueue.errors import PgqueueError
 

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from pgqueue.bench.buffers import Calls, counter
-from pgqueue.bench.harness import TEXT, Bench, Connection, Result, connect, scalar, wait_until
+from pgqueue.bench.database import TEXT, Connection, connect, scalar, wait_until
+from pgqueue.bench.harness import Bench
 from pgqueue.bench.held import held_snapshot
+from pgqueue.bench.results import Result
 from pgqueue.bench.tasks import flaky, noop
 from pgqueue.errors import PgqueueError
 

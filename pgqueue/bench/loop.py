@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pgqueue.bench.harness import Bench, Result, connect
+from pgqueue.bench.database import connect
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result
 from pgqueue.bench.tasks import END, Burner, burn_alone, burn_beside, tick
 
 BURNERS = 4
@@ -47,7 +49,7 @@ def late(bench: Bench, burner: Burner | None, seconds: float) -> list[float]:
         bench.settle()
         if burner is not None:
             for number in range(BURNERS):
-                burner.enqueue(connection, started.path, number, seconds + MARGIN)
+                burner.enqueue(connection, started.path, number, seconds + bench.span(MARGIN))
             for number in range(BURNERS):
                 started.wait(number)
         tick.enqueue(connection, path=woken.path, seconds=seconds)

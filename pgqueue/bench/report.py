@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pgqueue.bench.harness import Result
+from pgqueue.bench.results import Result
 
 HEADINGS = ("measurement", "ours", "ceiling", "ratio", "bar", "", "note")
 _WIDTHS = (24, 14, 14, 6, 5, 6)

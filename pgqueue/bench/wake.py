@@ -16,8 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from pgqueue.bench.harness import Bench, Connection, Result, Stamps, below, connect, scalar, wait_until
+from pgqueue.bench.database import Connection, connect, scalar, wait_until
+from pgqueue.bench.harness import Bench
+from pgqueue.bench.results import Result, below
 from pgqueue.bench.tasks import STAMP, stamp
+from pgqueue.bench.workers import Stamps
 
 CHANNEL = "pgqueue_bench"
 _LISTEN = "import sys; from pgqueue.bench.wake import listen; listen(*sys.argv[1:])"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from pgqueue.calls.call import Call, Rows, Verb, bigints, nothing, scalar, texts
+from pgqueue.calls.call import Call, Rows, Verb, bigints, nothing, scalar, text_or_null, texts
 from pgqueue.job import Cancellation, DeadLetter, WaitingJob
 
 FIND_DEAD = Verb(
@@ -20,6 +20,9 @@ FIND_DEAD = Verb(
         ("died_after", "timestamptz"),
         ("died_before", "timestamptz"),
         ("max_rows", "integer"),
+        ("of_tag", "text"),
+        ("of_fingerprint", "text"),
+        ("of_args", "jsonb"),
     ),
     (
         "id",
@@ -38,8 +41,10 @@ FIND_DEAD = Verb(
         "unique_key",
         "options::text",
         "errors::text",
+        "fingerprint",
     ),
 )
+FIND_DEAD_IDS = Verb("find_dead", FIND_DEAD.parameters, ("id",))
 FIND_WAITING = Verb(
     "find_waiting",
     (("of_queue", "text"), ("of_task", "text"), ("max_rows", "integer")),
@@ -68,6 +73,10 @@ FIND_JOBS = Verb(
         ("of_task", "text"),
         ("of_tag", "text"),
         ("max_rows", "integer"),
+        ("created_after", "timestamptz"),
+        ("created_before", "timestamptz"),
+        ("of_fingerprint", "text"),
+        ("of_args", "jsonb"),
     ),
     ("id",),
 )
@@ -86,13 +95,61 @@ CANCEL_MATCHING = Verb(
         ("of_state", "text"),
         ("reason", "text"),
         ("max_jobs", "integer"),
+        ("created_after", "timestamptz"),
+        ("created_before", "timestamptz"),
+        ("of_fingerprint", "text"),
+        ("of_args", "jsonb"),
     ),
     ("id", "outcome"),
 )
-REPLAY = Verb("replay", (("ids", "bigint[]"),))
+RETRY = Verb("retry", (("ids", "bigint[]"),))
+DELETE_JOBS = Verb("delete_jobs", (("ids", "bigint[]"),), ("id", "outcome"))
+REPLAY = Verb("replay", (("ids", "bigint[]"), ("new_args", "jsonb"), ("changed_args", "jsonb")))
 DISCARD = Verb("discard", (("ids", "bigint[]"),))
-PAUSE = Verb("pause", (("queue", "text"),))
+PAUSE = Verb("pause", (("queue", "text"), ("until", "timestamptz")))
 RESUME = Verb("resume", (("queue", "text"),))
+SET_QUEUE = Verb("set_queue", (("queue", "text"), ("settings", "jsonb")), ())
+COUNT_QUEUE = Verb("count_queue", (("queue", "text"),), ("ready", "scheduled", "blocked", "running"))
+STOP_WORKERS = Verb("stop_workers", (("ids", "bigint[]"),))
+
+SCHEDULE = Verb(
+    "schedule",
+    (
+        ("name", "text"),
+        ("task", "text"),
+        ("args", "jsonb"),
+        ("cron", "text"),
+        ("every", "double precision"),
+        ("at", "timestamptz"),
+        ("tz", "text"),
+        ("seconds", "text"),
+        ("starts_at", "timestamptz"),
+        ("ends_at", "timestamptz"),
+        ("jitter", "double precision"),
+        ("grace", "double precision"),
+        ("missed", "text"),
+        ("missed_limit", "integer"),
+        ("overlap", "text"),
+        ("queue", "text"),
+        ("priority", "integer"),
+        ("max_attempts", "integer"),
+        ("options", "jsonb"),
+    ),
+)
+UNSCHEDULE = Verb("unschedule", (("name", "text"),))
+PAUSE_SCHEDULE = Verb("pause_schedule", (("name", "text"),))
+RESUME_SCHEDULE = Verb("resume_schedule", (("name", "text"),))
+RUN_SCHEDULE = Verb("run_schedule", (("name", "text"),), ("job_id", "outcome"))
+SCHEDULE_RECORD = Verb("schedule_record", (("name", "text"),), ("args::text", "options::text"))
+
+
+class QueueCount(NamedTuple):
+    """The unfinished jobs of a queue; the result columns of `pgqueue.count_queue()`."""
+
+    ready: int
+    scheduled: int
+    blocked: int
+    running: int
 
 
 class JobRecord(NamedTuple):
@@ -119,8 +176,11 @@ def find_dead(
     died_after: str | None = None,
     died_before: str | None = None,
     max_rows: int = 100,
+    tag: str | None = None,
+    fingerprint: str | None = None,
+    args: str | None = None,
 ) -> Call[list[DeadLetter]]:
-    """Dead letters that match every filter given, newest first. Times are ISO 8601 with an offset."""
+    """Dead letters that match every filter given, newest first. Times are ISO 8601 with an offset; `args` is JSON text."""
     values = (
         None if ids is None else bigints(ids),
         queue,
@@ -130,8 +190,16 @@ def find_dead(
         died_after,
         died_before,
         str(max_rows),
+        tag,
+        fingerprint,
+        args,
     )
     return Call(FIND_DEAD, values, lambda rows: [DeadLetter(*row) for row in rows])
+
+
+def find_dead_ids(**given: Any) -> Call[list[int]]:
+    """The ids of the dead letters that `find_dead` would return."""
+    return Call(FIND_DEAD_IDS, find_dead(**given).values, _ids)
 
 
 def find_waiting(
@@ -148,9 +216,23 @@ def find_jobs(
     task: str | None = None,
     tag: str | None = None,
     max_rows: int = 100,
+    created_after: str | None = None,
+    created_before: str | None = None,
+    fingerprint: str | None = None,
+    args: str | None = None,
 ) -> Call[list[int]]:
-    """The ids of jobs that match every filter given, newest first."""
-    values = (None if states is None else texts(states), queue, task, tag, str(max_rows))
+    """The ids of jobs that match every filter given, newest first. Times are ISO 8601 with an offset; `args` is JSON text."""
+    values = (
+        None if states is None else texts(states),
+        queue,
+        task,
+        tag,
+        str(max_rows),
+        created_after,
+        created_before,
+        fingerprint,
+        args,
+    )
     return Call(FIND_JOBS, values, _ids)
 
 
@@ -172,14 +254,45 @@ def cancel_matching(
     state: str | None = None,
     reason: str = "cancelled",
     max_jobs: int = 1000,
+    created_after: str | None = None,
+    created_before: str | None = None,
+    fingerprint: str | None = None,
+    args: str | None = None,
 ) -> Call[list[Cancellation]]:
     """Cancels jobs that wait or run and match every filter given, at most `max_jobs` of them."""
-    return Call(CANCEL_MATCHING, (queue, task, tag, state, reason, str(max_jobs)), _cancellations)
+    values = (
+        queue,
+        task,
+        tag,
+        state,
+        reason,
+        str(max_jobs),
+        created_after,
+        created_before,
+        fingerprint,
+        args,
+    )
+    return Call(CANCEL_MATCHING, values, _cancellations)
 
 
-def replay(ids: Iterable[int]) -> Call[list[int]]:
-    """Runs dead letters again, attempts from 0; returns the ids that were replayed."""
-    return Call(REPLAY, (bigints(ids),), scalar)
+def retry(ids: Iterable[int]) -> Call[list[int]]:
+    """Makes scheduled jobs ready now; returns the ids that were."""
+    return Call(RETRY, (bigints(ids),), scalar)
+
+
+def delete_jobs(ids: Iterable[int]) -> Call[dict[int, str]]:
+    """Deletes jobs in any state but running; of each that exists whether it is "deleted" or "running"."""
+    return Call(DELETE_JOBS, (bigints(ids),), lambda rows: {row[0]: row[1] for row in rows})
+
+
+def replay(
+    ids: Iterable[int], *, new_args: str | None = None, changed_args: str | None = None
+) -> Call[list[int]]:
+    """Runs dead letters again, attempts from 0; returns the ids that were replayed.
+
+    `new_args` and `changed_args` are JSON text: instead of their args, or over them.
+    """
+    return Call(REPLAY, (bigints(ids), new_args, changed_args), scalar)
 
 
 def discard(ids: Iterable[int]) -> Call[list[int]]:
@@ -187,9 +300,9 @@ def discard(ids: Iterable[int]) -> Call[list[int]]:
     return Call(DISCARD, (bigints(ids),), scalar)
 
 
-def pause(queue: str) -> Call[None]:
-    """Stops the claiming of a queue, on every worker."""
-    return Call(PAUSE, (queue,), nothing)
+def pause(queue: str, until: str | None = None) -> Call[None]:
+    """Stops the claiming of a queue, on every worker, until it is resumed or (ISO 8601 with an offset) that time."""
+    return Call(PAUSE, (queue, until), nothing)
 
 
 def resume(queue: str) -> Call[None]:
@@ -197,8 +310,64 @@ def resume(queue: str) -> Call[None]:
     return Call(RESUME, (queue,), nothing)
 
 
+def set_queue(queue: str, settings: str) -> Call[dict[str, Any]]:
+    """Changes the settings of a queue that are given, a JSON object as text; returns all that are set."""
+    return Call(SET_QUEUE, (queue, settings), _settings)
+
+
+def count_queue(queue: str) -> Call[QueueCount]:
+    """How many unfinished jobs a queue has now."""
+    return Call(COUNT_QUEUE, (queue,), lambda rows: QueueCount(*rows[0]))
+
+
+def stop_workers(ids: Iterable[int]) -> Call[list[int]]:
+    """Asks workers to finish what they run and to stop; returns the ids that are registered."""
+    return Call(STOP_WORKERS, (bigints(ids),), scalar)
+
+
+def schedule(name: str, definition: Mapping[str, Any]) -> Call[str]:
+    """Makes or changes a schedule by hand: created, changed or unchanged.
+
+    `definition`: the other arguments of `pgqueue.schedule()` by name; JSON as text, times as ISO 8601 with an offset.
+    """
+    values = {"name": name, **definition}
+    return Call(
+        SCHEDULE, tuple(text_or_null(values.get(parameter)) for parameter, _ in SCHEDULE.parameters), scalar
+    )
+
+
+def unschedule(name: str) -> Call[bool]:
+    """Deletes a schedule and its history; whether there was one."""
+    return Call(UNSCHEDULE, (name,), scalar)
+
+
+def pause_schedule(name: str) -> Call[bool]:
+    """Lets its due times pass; whether there is such a schedule."""
+    return Call(PAUSE_SCHEDULE, (name,), scalar)
+
+
+def resume_schedule(name: str) -> Call[bool]:
+    """Runs it again, from now on; whether there is such a schedule."""
+    return Call(RESUME_SCHEDULE, (name,), scalar)
+
+
+def run_schedule(name: str) -> Call[tuple[int, str] | None]:
+    """Enqueues its job now: the job's id and the outcome; None: there is no such schedule."""
+    return Call(RUN_SCHEDULE, (name,), lambda rows: None if rows[0][1] is None else (rows[0][0], rows[0][1]))
+
+
+def schedule_record(name: str) -> Call[tuple[str, str | None] | None]:
+    """The args and options of a schedule's jobs as JSON text; None: there is no such schedule."""
+    return Call(SCHEDULE_RECORD, (name,), lambda rows: (rows[0][0], rows[0][1]) if rows else None)
+
+
 def _ids(rows: Rows) -> list[int]:
     return [row[0] for row in rows]
+
+
+def _settings(rows: Rows) -> dict[str, Any]:
+    found = rows[0][0]
+    return found if isinstance(found, dict) else dict(json.loads(found))  # as text from some drivers
 
 
 def _waiting(rows: Rows) -> list[WaitingJob]:

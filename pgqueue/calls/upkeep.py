@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from pgqueue.calls.call import Call, Rows, Verb, bigints, nothing, scalar, texts
+from pgqueue.plan import DueSchedule, Plan
 
 UPKEEP = Verb(
     "upkeep",
@@ -15,6 +17,7 @@ UPKEEP = Verb(
         ("queues", "text[]"),
         ("round_seconds", "double precision"),
         ("overdue_seconds", "double precision"),
+        ("hears", "boolean"),
     ),
     (
         "missing",
@@ -22,11 +25,16 @@ UPKEEP = Verb(
         "led",
         "rescued",
         "promoted",
+        "schedules_due",
         "floors_due",
         "retain_due",
         "next_seconds",
         "problems",
         "rescued_workers",
+        "depths_due",
+        "rollup_due",
+        "queue_settings::text",
+        "stopping",
     ),
 )
 CRASHED_JOBS = Verb(
@@ -50,8 +58,32 @@ RESCUE = Verb(
     (("worker_id", "bigint"), ("started", "bigint[]"), ("interrupted", "bigint[]"), ("cause", "text")),
 )
 PROMOTE = Verb("promote", (("max_jobs", "integer"),))
+KEEP_TIME = Verb(
+    "keep_time",
+    (("pause_seconds", "double precision"), ("hears", "boolean")),
+    ("promoted", "schedules_due", "next_seconds"),
+)
+RESIGN = Verb("resign", (("supervisor_id", "bigint"),))
+DUE_SCHEDULES = Verb("due_schedules", (), DueSchedule._fields)
+TICK = Verb(
+    "tick",
+    (
+        ("name", "text"),
+        ("changed_at", "timestamptz"),
+        ("due_at", "timestamptz"),
+        ("dues", "timestamptz[]"),
+        ("outcomes", "text[]"),
+        ("missed", "integer[]"),
+        ("next_due_at", "timestamptz"),
+        ("problem", "text"),
+    ),
+)
 PROVE_FLOORS = Verb("prove_floors", ())
 RETAIN = Verb("retain", ())
+DROP_DAY = Verb("drop_day", (), ("dropped", "blocked_by"))
+TRIM_HISTORY = Verb("trim_history", (), ("jobs", "more"))
+COUNT_DEPTHS = Verb("count_depths", ())
+ROLL_UP = Verb("roll_up", ())
 
 
 class UpkeepRound(NamedTuple):
@@ -62,11 +94,41 @@ class UpkeepRound(NamedTuple):
     led: bool
     rescued: int
     promoted: int
+    schedules_due: bool
     floors_due: bool
     retain_due: bool
     next_seconds: float
     problems: list[str]
     rescued_workers: list[int]
+    depths_due: bool
+    rollup_due: bool
+    queue_settings: str
+    """JSON text, as of `queue_settings`."""
+    stopping: list[int]
+
+
+class DayDropped(NamedTuple):
+    """The result columns of `pgqueue.drop_day()`."""
+
+    dropped: str | None
+    """The partition; None: none is past its time, or it is in use."""
+    blocked_by: list[int]
+    """The processes of the server that use it."""
+
+
+class Trimmed(NamedTuple):
+    """The result columns of `pgqueue.trim_history()`."""
+
+    jobs: int
+    more: bool
+
+
+class TimeKept(NamedTuple):
+    """What has become due; the result columns of `pgqueue.keep_time()`."""
+
+    promoted: int
+    schedules_due: bool
+    next_seconds: float
 
 
 class CrashedJob(NamedTuple):
@@ -94,14 +156,16 @@ def upkeep(
     queues: Sequence[str],
     round_seconds: float,
     overdue_seconds: float,
+    hears: bool,
 ) -> Call[UpkeepRound]:
-    """A round of upkeep: beats, looks, and leads when it is this supervisor's turn."""
+    """A round of upkeep: beats, looks, and leads when it is this supervisor's turn; `hears`: it can be notified."""
     values = (
         str(supervisor_id),
         bigints(worker_ids),
         texts(queues),
         str(round_seconds),
         str(overdue_seconds),
+        str(hears),
     )
     return Call(UPKEEP, values, _upkeep_round)
 
@@ -127,6 +191,43 @@ def promote(max_jobs: int) -> Call[int]:
     return Call(PROMOTE, (str(max_jobs),), scalar)
 
 
+def keep_time(pause_seconds: float, *, hears: bool) -> Call[TimeKept]:
+    """Makes due jobs ready, and says what is due next, `pause_seconds` from now at the latest."""
+    return Call(KEEP_TIME, (str(pause_seconds), str(hears)), lambda rows: TimeKept(*rows[0]))
+
+
+def resign(supervisor_id: int) -> Call[bool]:
+    """Gives leadership up, for others to take over at once; whether it had it."""
+    return Call(RESIGN, (str(supervisor_id),), scalar)
+
+
+def due_schedules() -> Call[list[DueSchedule]]:
+    """The schedules that are due or to be planned, with the clock by which they are."""
+    return Call(DUE_SCHEDULES, (), lambda rows: [DueSchedule(*row) for row in rows])
+
+
+def tick(schedule: DueSchedule, plan: Plan, problem: str | None = None) -> Call[int | None]:
+    """Carries a plan out; how many jobs it made, None: the schedule was not as read, and nothing was done.
+
+    With a `problem` the schedule does not run any more until somebody has changed or resumed it.
+    """
+    values = (
+        schedule.name,
+        schedule.changed_at.isoformat(),
+        _moment(schedule.due_at),
+        texts(run.due_at.isoformat() for run in plan.runs),
+        texts(run.outcome for run in plan.runs),
+        bigints(run.missed for run in plan.runs),
+        _moment(plan.next_due_at),
+        problem,
+    )
+    return Call(TICK, values, scalar)
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
 def crashed_jobs(worker_ids: Iterable[int]) -> Call[list[CrashedJob]]:
     """The jobs that were running when these workers died, for hooks."""
     return Call(CRASHED_JOBS, (bigints(worker_ids),), lambda rows: [CrashedJob(*row) for row in rows])
@@ -140,6 +241,26 @@ def prove_floors() -> Call[None]:
 def retain() -> Call[int]:
     """Makes the partitions ahead; returns how many."""
     return Call(RETAIN, (), scalar)
+
+
+def drop_day() -> Call[DayDropped]:
+    """Drops one partition that is past the longest retention."""
+    return Call(DROP_DAY, (), lambda rows: DayDropped(*rows[0]))
+
+
+def trim_history() -> Call[Trimmed]:
+    """Deletes up to 1,000 jobs that are kept no longer."""
+    return Call(TRIM_HISTORY, (), lambda rows: Trimmed(*rows[0]))
+
+
+def count_depths() -> Call[float | None]:
+    """Counts the jobs of each state; how many seconds it took, None: somebody else is at it."""
+    return Call(COUNT_DEPTHS, (), scalar)
+
+
+def roll_up() -> Call[int]:
+    """Rolls up the minutes that are over and whose endings are all there; how many they were."""
+    return Call(ROLL_UP, (), scalar)
 
 
 def _upkeep_round(rows: Rows) -> UpkeepRound:

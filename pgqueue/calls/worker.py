@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from pgqueue.calls.call import Call, Rows, Verb, bigints, nothing, scalar, texts
 from pgqueue.job import ClaimedJob
@@ -21,6 +23,7 @@ REGISTER = Verb(
         ("session_lock", "boolean"),
     ),
 )
+QUEUE_SETTINGS = Verb("queue_settings", (("queues", "text[]"),))
 HOLD_SESSION = Verb("hold_session", (("supervisor_id", "bigint"),))
 HEARTBEAT = Verb("heartbeat", (("worker_ids", "bigint[]"),))
 CLAIM = Verb(
@@ -73,6 +76,9 @@ STEP_RESULT = Verb("step_result", (("job_id", "bigint"), ("name", "text")), ("st
 RECORD_STEP = Verb(
     "record_step", (("job_id", "bigint"), ("lease", "bigint"), ("name", "text"), ("result", "jsonb"))
 )
+SYNC_SCHEDULES = Verb(
+    "sync_schedules", (("owner", "text"), ("schedules", "jsonb"), ("starts", "boolean")), ("name", "outcome")
+)
 LACK_TASK = Verb("lack_task", (("worker_id", "bigint"), ("task", "text")))
 FALL_ASLEEP = Verb("fall_asleep", (("worker_id", "bigint"), ("queues", "text[]")))
 WRITERS = Verb("writers", (("relation", "text"), ("among", "text[]")))
@@ -102,6 +108,11 @@ def register(
         str(session_lock),
     )
     return Call(REGISTER, values, scalar)
+
+
+def queue_settings(queues: Sequence[str]) -> Call[str]:
+    """What operators have set for queues that concerns their workers, as JSON text: {queue: {limit, timeout}}."""
+    return Call(QUEUE_SETTINGS, (texts(queues),), _json_text)
 
 
 def hold_session(supervisor_id: int) -> Call[bool]:
@@ -204,6 +215,15 @@ def record_step(job_id: int, lease: int, name: str, result: str) -> Call[None]:
     return Call(RECORD_STEP, (str(job_id), str(lease), name, result), nothing)
 
 
+def sync_schedules(owner: str, schedules: str, *, starts: bool) -> Call[list[tuple[str, str]]]:
+    """Makes the schedules of an app what its code says; each with what became of it.
+
+    `schedules` is a JSON array of objects keyed like the arguments of `pgqueue.schedule()`; `starts`: the worker was
+    started, and not replaced.
+    """
+    return Call(SYNC_SCHEDULES, (owner, schedules, str(starts)), _pairs)
+
+
 def lack_task(worker_id: int, task: str) -> Call[None]:
     """Notes on the worker's row that its app does not have `task`."""
     return Call(LACK_TASK, (str(worker_id), task), nothing)
@@ -228,9 +248,14 @@ def wake_up(worker_id: int) -> Call[None]:
 _claimed_job = partial(tuple.__new__, ClaimedJob)
 
 
-def _pairs(rows: Rows) -> list[tuple[int, int]]:
+def _pairs(rows: Rows) -> list[tuple[Any, Any]]:
     return [(row[0], row[1]) for row in rows]
 
 
 def _claimed(rows: Rows) -> list[ClaimedJob]:
     return list(map(_claimed_job, rows))
+
+
+def _json_text(rows: Rows) -> str:
+    found = rows[0][0]
+    return found if isinstance(found, str) else json.dumps(found)  # some drivers read JSON

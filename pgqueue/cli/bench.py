@@ -13,7 +13,19 @@ import click
 from pgqueue.cli import dsn_option, load_settings
 from pgqueue.cli.output import json_option, note, print_json
 
-NAMES = ("ceiling", "drain", "enqueue", "execution", "wake", "held", "held-mix", "loop-delay")
+NAMES = (
+    "ceiling",
+    "drain",
+    "enqueue",
+    "execution",
+    "wake",
+    "on-time",
+    "idle",
+    "held",
+    "held-mix",
+    "bi",
+    "loop-delay",
+)
 
 
 @click.command()
@@ -42,7 +54,7 @@ def bench(
     calm: float,
     as_json: bool,
 ) -> int:
-    """Measure pgqueue here: ceiling, drain, enqueue, execution, wake, held, held-mix,
+    """Measure pgqueue here: ceiling, drain, enqueue, execution, wake, on-time, idle, held, held-mix, bi,
     loop-delay, or those of NAMES.
 
     Each figure comes with its ceiling, measured in turn with it, and the ratio of the two. Databases of its own

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-import psycopg
 
 from pgqueue import calls
 from pgqueue.cli import dsn_option, load_settings, required_dsn
+from pgqueue.cli.acting import act, act_options, agree, check_named, in_steps, note_ids, per_second
+from pgqueue.cli.choosing import MOST, chosen, dead_filters, in_words, json_object
 from pgqueue.cli.connecting import connected
 from pgqueue.cli.output import json_option, note, print_json, print_table, print_values
 from pgqueue.drivers import run
-from pgqueue.job import DeadLetter, seconds
-
-STEP = 500
-"""Dead letters that are replayed or discarded in one transaction."""
-ALL = 2_000_000_000
+from pgqueue.encoding import encode_args
+from pgqueue.job import DeadLetter
 
 
 @click.group()
@@ -28,47 +25,15 @@ def dead() -> None:
     """List, show, replay and discard dead letters."""
 
 
-def filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that choose dead letters; they come as the arguments of `calls.find_dead`."""
-    for option in reversed(
-        (
-            click.option("-q", "--queue", help="Only of this queue."),
-            click.option("-t", "--task", help="Only of this task."),
-            click.option(
-                "--reason", help="Only with this reason: exhausted, permanent, failed, invalid_args, crashed."
-            ),
-            click.option(
-                "--error", help="Only where this text is part of the last error's class or message."
-            ),
-            click.option("--since", metavar="TIME", help="Only died since: ISO 8601, or an age such as 2h."),
-            click.option("--until", metavar="TIME", help="Only died before: ISO 8601, or an age such as 2h."),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-def chosen(given: dict[str, Any]) -> dict[str, Any]:
-    """The filters that were given, as arguments of `calls.find_dead`."""
-    return {
-        "queue": given["queue"],
-        "task": given["task"],
-        "reason": given["reason"],
-        "error": given["error"],
-        "died_after": _moment(given["since"], "--since"),
-        "died_before": _moment(given["until"], "--until"),
-    }
-
-
 @dead.command("list")
-@filters
+@dead_filters
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @json_option
 @dsn_option
 def list_(limit: int, as_json: bool, **given: Any) -> None:
     """List dead letters, newest first."""
     with connected(required_dsn(load_settings())) as connection:
-        letters = run(connection, calls.find_dead(max_rows=limit, **chosen(given)))
+        letters = run(connection, calls.find_dead(max_rows=limit, **chosen(given, dead=True)))
     if as_json:
         print_json([_document(letter, whole=False) for letter in letters])
         return
@@ -116,33 +81,77 @@ def show(id: int, as_json: bool) -> None:
             click.echo(error["traceback"].rstrip())
 
 
-def actions(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds what replay and discard share: ids, filters, consent."""
-    for option in reversed(
-        (
-            click.argument("ids", type=click.IntRange(1), nargs=-1, metavar="[ID]..."),
-            click.option("--all-matching", is_flag=True, help="Every dead letter that matches the filters."),
-            click.option("-y", "--yes", is_flag=True, help="Do not ask."),
-            json_option,
-            dsn_option,
-        )
-    ):
-        command = option(command)
-    return filters(command)
+def _args_edited(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """Reads key=value; a value that is no JSON is text."""
+    changed: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{text!r}: expected name=value")
+        try:
+            changed[key] = json.loads(value)
+        except ValueError:
+            changed[key] = value
+    return changed
 
 
 @dead.command()
-@actions
-def replay(**given: Any) -> int:
+@act_options
+@dead_filters
+@click.option("--rate", metavar="N/s", callback=per_second, help="At most so many: 10/s, 100/m, 5000/h.")
+@click.option("--args", "new_args", metavar="JSON", help="Run it with these args instead; goes with one id.")
+@click.option(
+    "--set",
+    "changed_args",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_args_edited,
+    help="Run with this arg changed; the value is JSON, or text. Repeat it for more.",
+)
+@json_option
+@dsn_option
+def replay(
+    ids: tuple[int, ...],
+    all_matching: bool,
+    yes: bool,
+    rate: float | None,
+    new_args: str | None,
+    changed_args: dict[str, Any],
+    as_json: bool,
+    **given: Any,
+) -> int:
     """Run dead letters again, with attempts from 0: by id, or all that match.
 
-    One whose unique key another job holds stays where it is.
+    One whose unique key another job holds stays where it is. With --rate it goes on until the last one is replayed; when
+    it is stopped, those that it has not come to are dead letters still.
     """
-    return _act("replay", "replayed", calls.replay, **given)
+    settings = load_settings()
+    if new_args is not None:
+        if len(ids) != 1 or changed_args:
+            raise click.UsageError("--args goes with one id, and without --set; for many there is --set")
+        json_object(new_args, "--args")
+        new_args = encode_args(json.loads(new_args), limit=settings.max_args_bytes)
+    changes = encode_args(changed_args, limit=settings.max_args_bytes) if changed_args else None
+    return _act(
+        "replay",
+        "replayed",
+        lambda step: calls.replay(step, new_args=new_args, changed_args=changes),
+        ids=ids,
+        all_matching=all_matching,
+        yes=yes,
+        as_json=as_json,
+        rate=rate,
+        **given,
+    )
 
 
 @dead.command()
-@actions
+@act_options
+@dead_filters
+@json_option
+@dsn_option
 def discard(**given: Any) -> int:
     """Let dead letters go: they move to the history as cancelled, by id or all that match."""
     return _act("discard", "discarded", calls.discard, **given)
@@ -157,56 +166,30 @@ def _act(
     all_matching: bool,
     yes: bool,
     as_json: bool,
+    rate: float | None = None,
     **given: Any,
 ) -> int:
     """Finds the letters, asks, acts in steps. Exit code 1 when one that was named could not be done."""
-    if bool(ids) == all_matching:
-        raise click.UsageError("name the ids of dead letters, or say --all-matching with or without filters")
-    if ids and any(value is not None for value in given.values()):
-        raise click.UsageError("filters go with --all-matching, not with ids")
+    filters = chosen(given, dead=True)
+    check_named(ids, all_matching, filters, unfiltered=True)
     with connected(required_dsn(load_settings())) as connection:
-        wanted = list(ids) if ids else _matching(connection, given)
-        if all_matching and wanted and not yes:
-            click.confirm(f"{verb} {len(wanted)} dead letters?", abort=True, err=True)
+        if ids:
+            wanted = list(dict.fromkeys(ids))
+        else:
+            wanted = run(connection, calls.find_dead_ids(max_rows=MOST, **filters))
+            agree(connection, verb, wanted, yes=yes, nouns="dead letters")
         changed: list[int] = []
-        for step in _steps(wanted):
-            accepted: list[int] = run(connection, call(step))
+        for step in in_steps(wanted, "done", rate=rate):
+            accepted = act(connection, call(step), chosen_by=None if ids else in_words(given))
             changed += accepted
-            if len(wanted) > STEP:
-                note(f"{len(changed)} of {len(wanted)} {done}")
     left = sorted(set(wanted) - set(changed))
     if as_json:
         print_json({done: sorted(changed), "left": left})
     else:
         note(f"{len(changed)} {done}")
-        if left:
-            shown = ", ".join(map(str, left[:20])) + (" …" if len(left) > 20 else "")
-            why = " or have a unique key that another job holds" if verb == "replay" else ""
-            note(f"left as they are: {shown} (these are no dead letters{why})")
+        why = " or have a unique key that another job holds" if verb == "replay" else ""
+        note_ids(left, f"left as they are: they are no dead letters{why}")
     return 1 if left and ids else 0
-
-
-def _matching(connection: psycopg.Connection[Any], given: dict[str, Any]) -> list[int]:
-    return [letter.id for letter in run(connection, calls.find_dead(max_rows=ALL, **chosen(given)))]
-
-
-def _steps(ids: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(ids), STEP):
-        yield ids[start : start + STEP]
-
-
-def _moment(value: str | None, option: str) -> str | None:
-    """A time of the command line: ISO 8601 (local when it has no offset), or an age such as 2h."""
-    if value is None:
-        return None
-    if value[:1].isdigit() and value[-1:] in "smhdw":
-        return (datetime.now(UTC) - timedelta(seconds=seconds(value, name=option))).isoformat()
-    try:
-        return datetime.fromisoformat(value).astimezone().isoformat()
-    except ValueError:
-        raise click.BadParameter(
-            f"{value!r}: expected a time such as 2026-11-23T09:00, or an age such as 2h", param_hint=option
-        ) from None
 
 
 def _document(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""`pgqueue jobs`: list jobs in any state, look at one, follow it to its end, cancel."""
+"""`pgqueue jobs`: list jobs in any state, look at one, follow it to its end."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ import click
 
 from pgqueue import calls
 from pgqueue.cli import dsn_option, load_settings, required_dsn
+from pgqueue.cli.choosing import chosen, job_filters
 from pgqueue.cli.connecting import connected
+from pgqueue.cli.job_acts import cancel, delete, retry
 from pgqueue.cli.output import json_option, note, print_json, print_table, print_values
 from pgqueue.drivers import run
 from pgqueue.info import JobInfo
@@ -23,54 +25,31 @@ if TYPE_CHECKING:
     import psycopg
 
 STEP = 500
-"""Jobs that are looked at or cancelled in one statement."""
-ALL = 2_000_000_000
+"""Jobs that are looked at in one statement."""
 FOLLOW_SECONDS = 0.25
 STATES = [state.value for state in JobState]
-CANCELLABLE = ["scheduled", "ready", "blocked", "running"]
 EXIT_CODES = {JobState.COMPLETED: 0, JobState.DEAD: 1, JobState.CANCELLED: 3}
 """What `show --follow` ends with; 2 is wrong usage."""
 
 
 @click.group()
 def jobs() -> None:
-    """List, show, follow and cancel jobs."""
+    """List, show, follow, retry, cancel and delete jobs."""
 
 
-def filters(states: list[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds the options that choose jobs; they come as the arguments of `calls.find_jobs`."""
-
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(
-            (
-                click.option(
-                    "-s",
-                    "--state",
-                    "states",
-                    type=click.Choice(states),
-                    multiple=True,
-                    help="Only in this state; repeat it for more.",
-                ),
-                click.option("-q", "--queue", help="Only of this queue."),
-                click.option("-t", "--task", help="Only of this task."),
-                click.option("--tag", help="Only with this tag."),
-            )
-        ):
-            command = option(command)
-        return command
-
-    return add
+for command in (retry, cancel, delete):
+    jobs.add_command(command)
 
 
 @jobs.command("list")
-@filters(STATES)
+@job_filters(STATES)
 @click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
 @json_option
 @dsn_option
-def list_(limit: int, as_json: bool, states: tuple[str, ...], **given: Any) -> None:
+def list_(limit: int, as_json: bool, **given: Any) -> None:
     """List jobs in any state, newest first."""
     with connected(required_dsn(load_settings())) as connection:
-        ids = run(connection, calls.find_jobs(states=states or None, max_rows=limit, **given))
+        ids = run(connection, calls.find_jobs(max_rows=limit, **chosen(given)))
         infos = [info for step in _steps(ids) for info in run(connection, calls.look(step))]
     infos.sort(key=lambda info: -info.id)
     if as_json:
@@ -123,62 +102,6 @@ def show(id: int, logs: bool, follow: bool, as_json: bool) -> int:
     else:
         _print(document)
     return EXIT_CODES[info.state] if follow else 0
-
-
-@jobs.command()
-@click.argument("ids", type=click.IntRange(1), nargs=-1, metavar="[ID]...")
-@filters(CANCELLABLE)
-@click.option("--all-matching", is_flag=True, help="Every job that waits or runs and matches the filters.")
-@click.option("--reason", default="cancelled", show_default=True, help="Why, for the history.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@json_option
-@dsn_option
-def cancel(
-    ids: tuple[int, ...],
-    all_matching: bool,
-    reason: str,
-    yes: bool,
-    as_json: bool,
-    states: tuple[str, ...],
-    **given: Any,
-) -> int:
-    """Cancel jobs by id, in any state, or all that wait or run and match the filters.
-
-    A job that runs is asked for: its worker is told, and it ends as cancelled, or as completed when it finishes first.
-    Exit code 1 when one that was named is not on record or had ended before.
-    """
-    is_filtered = bool(states) or any(value is not None for value in given.values())
-    if bool(ids) == all_matching:
-        raise click.UsageError("name the ids of jobs, or say --all-matching with a filter")
-    if ids and is_filtered:
-        raise click.UsageError("filters go with --all-matching, not with ids")
-    if all_matching and not is_filtered:
-        raise click.UsageError("--all-matching goes with a filter: --queue, --task, --tag or --state")
-    with connected(required_dsn(load_settings())) as connection:
-        if all_matching:
-            wanted = run(connection, calls.find_jobs(states=states or CANCELLABLE, max_rows=ALL, **given))
-            if wanted and not yes:
-                click.confirm(f"cancel {len(wanted)} jobs?", abort=True, err=True)
-        else:
-            wanted = list(dict.fromkeys(ids))
-        outcomes: dict[int, str] = {}
-        for step in _steps(wanted):
-            outcomes |= {job.id: job.outcome for job in run(connection, calls.cancel(step, reason))}
-            if len(wanted) > STEP:
-                note(f"{len(outcomes)} of {len(wanted)} done")
-    done = {
-        kind: sorted(id for id, outcome in outcomes.items() if outcome == kind)
-        for kind in ("cancelled", "asked", "finished")
-    }
-    missing = sorted(set(wanted) - set(outcomes))
-    if as_json:
-        print_json(done | {"missing": missing})
-    else:
-        note(f"{len(done['cancelled'])} cancelled")
-        _note_ids(done["asked"], "asked for: their workers are told")
-        _note_ids(done["finished"], "had ended before")
-        _note_ids(missing, "not on record")
-    return 1 if ids and (done["finished"] or missing) else 0
 
 
 def _look(connection: psycopg.Connection[Any], id: int) -> JobInfo:
@@ -324,12 +247,6 @@ def _plain(text: str) -> str:
     return "".join(
         char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
     )
-
-
-def _note_ids(ids: list[int], what: str) -> None:
-    if ids:
-        shown = ", ".join(map(str, ids[:20])) + (" …" if len(ids) > 20 else "")
-        note(f"{len(ids)} {what} ({shown})")
 
 
 def _steps(ids: Iterable[int]) -> Iterator[list[int]]:

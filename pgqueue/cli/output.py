@@ -26,8 +26,10 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing") -> None:
-    """A table, to stdout; `empty` goes to stderr when there are no rows.
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing", as_note: bool = False
+) -> None:
+    """A table, to stdout, or to stderr `as_note`; `empty` goes to stderr when there are no rows.
 
     On a terminal it fits its width; in a pipe no value is ever cut or wrapped.
     """
@@ -41,7 +43,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100_000)
+    is_terminal = (sys.stderr if as_note else sys.stdout).isatty()
+    console = Console(highlight=False, width=None if is_terminal else 100_000, stderr=as_note)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

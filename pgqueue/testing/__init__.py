@@ -19,6 +19,7 @@ from pgqueue.testing.drain import Drained, EndlessDrain, drain, run_one
 from pgqueue.testing.lent import lend
 from pgqueue.testing.perform import perform, perform_async
 from pgqueue.testing.rehearsal import Ran
+from pgqueue.testing.schedules import tick
 from pgqueue.testing.travel import travel
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "perform_async",
     "refute_enqueued",
     "run_one",
+    "tick",
     "travel",
 ]

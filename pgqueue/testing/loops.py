@@ -47,6 +47,8 @@ def in_this_thread(work: Callable[[Threads], Coroutine[Any, Any, T]]) -> T:
             threads.drive(cast(Any, working))
         finally:
             threads.is_over = True
+            if working.done() and not working.cancelled():
+                working.exception()  # an interrupt leaves the loop before anybody asks, of which asyncio would complain
         return working.result()
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from pgqueue.app import App
 from pgqueue.batch import BatchJob
+from pgqueue.batch_task import BatchTask
 from pgqueue.calls import Call
 from pgqueue.context import Context, current_job
 from pgqueue.errors import PgqueueError
@@ -21,7 +22,7 @@ from pgqueue.job import ClaimedJob, Job
 from pgqueue.options import DEFAULT_PRIORITY, DEFAULT_QUEUE
 from pgqueue.resources import Resources
 from pgqueue.retry import DEFAULT_ATTEMPTS
-from pgqueue.task import BatchTask, Enqueueable
+from pgqueue.task import Enqueueable
 from pgqueue.testing.loops import in_this_loop, in_this_thread
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.steps import encode, takes_connection

@@ -20,13 +20,13 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from pgqueue import calls
 from pgqueue.app import App
+from pgqueue.batch_task import BatchTask
 from pgqueue.calls import Call
 from pgqueue.drivers import is_async, run
 from pgqueue.errors import LeaseLost, PgqueueError, TimedOut, UnknownTask, UnusableConnection
 from pgqueue.invocation import handler_of
 from pgqueue.job import ClaimedJob, JobState
 from pgqueue.resources import Resources, complete
-from pgqueue.task import BatchTask
 from pgqueue.testing.crashes import Point, arranged
 from pgqueue.testing.lent import LentTransactions, lend
 from pgqueue.testing.loops import is_under_loop

@@ -9,9 +9,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from pgqueue.batch import BatchJob
+from pgqueue.batch_task import BatchTask
 from pgqueue.invocation import Handler
 from pgqueue.job import ClaimedJob
-from pgqueue.task import BatchTask, Task
+from pgqueue.task import Task
 from pgqueue.testing.crashes import Crash
 
 at: ContextVar[ClaimedJob] = ContextVar("pgqueue_at")

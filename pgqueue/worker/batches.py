@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any
 
 from pgqueue.batch import BatchJob
+from pgqueue.batch_task import BatchTask
 from pgqueue.errors import TimedOut
 from pgqueue.job import ClaimedJob
-from pgqueue.task import BatchTask
 from pgqueue.worker.decide import COMPLETED, Ending, decide
 from pgqueue.worker.executors.threads import Threads
 

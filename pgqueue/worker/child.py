@@ -1,7 +1,8 @@
 """A worker process: one event loop with the services of a worker, its signals, and the way it ends.
 
 Run by the supervisor as `python -m pgqueue.worker.child`; its orders come as one JSON line on stdin, and
-after them one byte for each poke, and the id of each worker whose jobs were rescued on a line. When stdin ends the supervisor is gone, and the child goes with it.
+after them one byte for each poke, the id of each worker whose jobs were rescued on a line, and what operators have set for
+queues as one of JSON. When stdin ends the supervisor is gone, and the child goes with it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from pgqueue.worker.dying import die_with_parent
 from pgqueue.worker.frames import Setup
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.loading import load_app
-from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders, QueueTerms
+from pgqueue.worker.schedules import check_name
 from pgqueue.worker.services import Services, loop_factory
 
 log = structlog.get_logger("pgqueue.worker")
@@ -79,8 +81,13 @@ class Child:
                 if b"!" in told:
                     loop.call_soon_threadsafe(partial(self.services.claimer.poke, forget_sleep=True))
                 *lines, unread = (unread + told.replace(b"!", b"")).split(b"\n")
-                if lines:
-                    loop.call_soon_threadsafe(self.services.hear_of_rescue, [int(line) for line in lines])
+                rescued = [int(line) for line in lines if not line.startswith(b"{")]
+                if rescued:
+                    loop.call_soon_threadsafe(self.services.hear_of_rescue, rescued)
+                for line in lines:
+                    if line.startswith(b"{"):
+                        terms = msgspec.json.decode(line, type=dict[str, QueueTerms])
+                        loop.call_soon_threadsafe(self.services.apply, terms)
             # No supervisor, no heartbeat: the jobs in hand would be run by others beside us.
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -99,6 +106,7 @@ def main() -> None:
     try:
         app = load_app(orders.app)
         check(app)
+        check_name(app)
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_CONFIGURATION)

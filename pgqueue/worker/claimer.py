@@ -8,7 +8,7 @@ import random
 import secrets
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -49,7 +49,8 @@ class _Claim(NamedTuple):
 class Claimer:
     """One service: `run_once` makes one claim; `run` repeats it, and sleeps in between when there is nothing.
 
-    `limits` maps each queue to the most jobs of it that this worker runs at once, None: no own limit.
+    `limits` maps each queue to the most jobs of it that this worker runs at once, None: no own limit. `give_back` takes the
+    leases of jobs in the hand that no slot has begun, and releases them.
     """
 
     def __init__(
@@ -59,12 +60,15 @@ class Claimer:
         hand: Hand,
         worker_id: int,
         limits: Mapping[str, int | None],
+        give_back: Callable[[Collection[tuple[int, int]]], None],
         listens: bool,
         poll_interval: float,
     ):
         self._link = link
         self._hand = hand
         self._worker_id = worker_id
+        self._give_back = give_back
+        self._own_limits = dict(limits)
         self._limits = dict(limits)
         self._queues = list(limits)
         self._cursors = Cursors(self._queues)
@@ -90,6 +94,23 @@ class Claimer:
         if forget_sleep:
             self._asleep_for, self._writers = set(), None
         self._poked.set()
+
+    def limit(self, set_limits: Mapping[str, int | None]) -> bool:
+        """Holds to what operators have set for queues as well, whichever is less; whether a queue has less than before."""
+        before = self._limits
+        self._limits = {
+            queue: min((limit for limit in (own, set_limits.get(queue)) if limit is not None), default=None)
+            for queue, own in self._own_limits.items()
+        }
+        if self._limits == before:
+            return False
+        self._loaded = None  # a claim made for other limits
+        self._hand.has_room.set()
+        self.poke()
+        return any(
+            limit is not None and ((was := before[queue]) is None or limit < was)
+            for queue, limit in self._limits.items()
+        )
 
     def stop(self) -> None:
         """No claim after this; `run` returns."""
@@ -146,6 +167,7 @@ class Claimer:
         started = time.monotonic()
         self._walked = next_claim.walks
         max_jobs = room[-1]
+        limits = self._limits
         try:
             jobs = await self._link.run(next_claim.call)
         except DatabaseUnavailable:
@@ -154,6 +176,8 @@ class Claimer:
             raise
         if jobs:
             self._hand.put(jobs)
+            if self._limits is not limits:
+                self._give_back_what_is_over()
             if len(jobs) < max_jobs:
                 await asyncio.sleep(0)  # the slots begin before the next claim is built and sent
             self._cursors.move(jobs)
@@ -172,6 +196,17 @@ class Claimer:
             queues.remove(queue)
             queues.append(queue)
         return len(jobs)
+
+    def _give_back_what_is_over(self) -> None:
+        """While the claim was under way an operator has set other limits; no slot has begun any of its jobs yet."""
+        over = []
+        held_of = Counter(self._hand.held_of)
+        for job in reversed(self._hand.waiting):
+            limit = self._limits[job.queue]
+            if limit is not None and held_of[job.queue] > limit:
+                held_of[job.queue] -= 1
+                over.append((job.id, job.lease))
+        self._give_back(over)
 
     def _load(self, room: tuple[int, ...]) -> _Claim:
         """The next claim, ready to be sent."""

@@ -31,7 +31,8 @@ from pgqueue.worker.hand import capacity
 from pgqueue.worker.keeper import Keeper
 from pgqueue.worker.link import Backoff
 from pgqueue.worker.loading import path_of
-from pgqueue.worker.orders import Terms
+from pgqueue.worker.orders import QueueTerms, Terms
+from pgqueue.worker.schedules import check_name
 from pgqueue.worker.services import Services, loop_factory
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ class Worker:
         if self._loop is not None:
             raise RuntimeError("this pgqueue.Worker is running already: make another one")
         check(self._app)
+        check_name(self._app)
         settings = self._settings = override(self._app.settings, **self._given)
         if settings.dsn is None:
             raise MissingDSN(
@@ -120,6 +122,8 @@ class Worker:
             lost=lambda worker_id: _tell(loop, self._lose, worker_id),
             look=lambda: _tell(loop, self._look),
             rescued=lambda worker_ids: _tell(loop, self._hear_of_rescue, worker_ids),
+            apply=lambda queue_terms: _tell(loop, self._apply, queue_terms),
+            stop_asked=lambda worker_id: _tell(loop, self._stop_asked, worker_id),
         )
         try:
             await self._keeper.begin()
@@ -227,6 +231,8 @@ class Worker:
             poll_interval=settings.poll_interval,
             transactional_connections=settings.transactional_connections,
             block_threshold=settings.block_threshold,
+            queue_terms=self._keeper.queue_terms,
+            starts=not self._ready.is_set(),
         )
         services: Services | None = None
         watching: asyncio.Task[None] | None = None
@@ -310,6 +316,16 @@ class Worker:
     def _look(self) -> None:
         if self._services is not None:
             self._services.claimer.poke(forget_sleep=True)
+
+    def _apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
+        """New services read what is set at their start."""
+        if self._services is not None:
+            self._services.apply(queue_terms)
+
+    def _stop_asked(self, worker_id: int) -> None:
+        log.info("worker.stopping", worker=worker_id, how="drain", asked_by="an operator")
+        if self._stops == 0:
+            self._stop()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """What `work` gives; None when the worker is stopped before that."""

@@ -11,8 +11,9 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -60,6 +61,7 @@ class Isolation:
         board: Board,
         expire: Callable[[ClaimedJob], Awaitable[bool]],
         telling: Telling,
+        queue_timeouts: Mapping[str, float] = MappingProxyType({}),
     ):
         self._size = size
         self._processes = Processes(setup, size)
@@ -67,6 +69,7 @@ class Isolation:
         self._board = board
         self._expire = expire
         self._telling = telling
+        self._queue_timeouts = queue_timeouts
 
     async def run(self, task: Task[..., Any], slot: Slot, job: ClaimedJob) -> Ending | None:
         """The ending of an attempt; None when it is settled already, or no longer ours.
@@ -76,7 +79,7 @@ class Isolation:
         """
         board, cell = self._board, slot.cell
         board.cells[cell] = 0
-        timeout = timeout_of(job, task.timeout)
+        timeout = timeout_of(job, task.timeout or self._queue_timeouts.get(job.queue))
         if timeout is not None:
             slot.deadline, board.deadlines[cell] = NEVER, 0
         asked = time.monotonic()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from pgqueue.settings import Settings
 from pgqueue.worker.board import Board
 from pgqueue.worker.link import Backoff
+from pgqueue.worker.orders import QueueTerms
 from pgqueue.worker.upkeep import Upkeep, check_database
 
 T = TypeVar("T")
@@ -42,6 +43,8 @@ class Keeper:
         lost: Callable[[int], None],
         look: Callable[[], None],
         rescued: Callable[[Sequence[int]], None],
+        apply: Callable[[Mapping[str, QueueTerms]], None],
+        stop_asked: Callable[[int], None],
     ):
         self._dsn = dsn
         self._settings = settings
@@ -49,6 +52,8 @@ class Keeper:
         self._tell_lost = lost
         self.look = look
         self.rescued = rescued
+        self.apply = apply
+        self.stop_asked = stop_asked
         self.listens = False
         self._upkeep: Upkeep | None = None
         self._worker_id: int | None = None
@@ -71,6 +76,12 @@ class Keeper:
     def look_after(self, board: Board) -> None:
         """The worker has begun; its jobs stand on `board`."""
         self._board = board
+
+    @property
+    def queue_terms(self) -> dict[str, QueueTerms]:
+        """What operators have set for the queues, as it was last read."""
+        assert self._upkeep is not None
+        return self._upkeep.queue_terms
 
     async def retire(self, started: Sequence[int] = ()) -> None:
         """Takes the worker's row away and what it held back; `started`: the jobs that crashed with it."""
@@ -120,7 +131,7 @@ class Keeper:
         upkeep = self._upkeep = Upkeep(
             dsn=self._dsn, settings=settings, queues=[*settings.limits], listens=self.listens, wards=self
         )
-        self._services = [asyncio.create_task(_go_on(service)) for service in (upkeep.beat, upkeep.keep_up)]
+        self._services = [asyncio.create_task(_go_on(service)) for service in upkeep.services()]
 
     async def _register(self) -> int:
         assert self._upkeep is not None

@@ -86,9 +86,9 @@ async def connect(dsn: str, *, name: str, pooled: bool) -> psycopg.AsyncConnecti
     if not pooled:
         try:
             await connection.execute(_SESSION)
-        except psycopg.Error as error:
+        except BaseException as error:  # a cancellation too: nobody else could close it
             await connection.close()
-            if mapped := translate(error):
+            if isinstance(error, psycopg.Error) and (mapped := translate(error)):
                 raise mapped from error
             raise
     return connection

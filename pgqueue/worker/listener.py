@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -18,21 +18,31 @@ from pgqueue.worker.link import Backoff, connect
 log = structlog.get_logger("pgqueue.worker")
 
 COMMON_CHANNEL = "pgqueue"
+"""Of all workers; each has one of its own beside it, `pgqueue_<worker_id>`."""
+UPKEEP_CHANNEL = "pgqueue_upkeep"
+"""Of all supervisors: the leader has resigned. Each has one of its own beside it, `pgqueue_upkeep_<supervisor_id>`."""
 
 
 class Listener:
-    """One service: pokes the claimer for each notification, and after each reconnection.
+    """One service: `heard` is called with the payload of each notification, `begun` after each reconnection.
 
-    A notification is a hint: there may be jobs, or with the payload `cancel`, there may be some to cancel.
+    A notification is a hint, and what was said before a reconnection was said to nobody.
     """
 
     def __init__(
-        self, *, dsn: str, worker_id: int, poke: Callable[..., None], look_for_cancels: Callable[[], None]
+        self,
+        dsn: str,
+        channels: Sequence[str],
+        *,
+        heard: Callable[[bytes], None],
+        begun: Callable[[], None],
+        name: str = "pgqueue listener",
     ):
         self._dsn = dsn
-        self._channels = (COMMON_CHANNEL, f"pgqueue_{worker_id}")
-        self._poke = poke
-        self._look_for_cancels = look_for_cancels
+        self._channels = channels
+        self._heard = heard
+        self._begun = begun
+        self._name = name
 
     async def run(self) -> None:
         """Listens until cancelled."""
@@ -49,19 +59,17 @@ class Listener:
             await asyncio.sleep(backoff.wait())
 
     async def _listen(self) -> None:
-        connection = await connect(self._dsn, name="pgqueue listener", pooled=False)
+        connection = await connect(self._dsn, name=self._name, pooled=False)
         try:
             for channel in self._channels:
                 await connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-            # What was said before this moment was said to nobody: register anew, and look.
-            self._poke(forget_sleep=True)
-            self._look_for_cancels()
+            self._begun()
             await self._hear(connection)
         finally:
             await connection.close()
 
     async def _hear(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        """Pokes for each notification until the connection is lost.
+        """Passes each notification on until the connection is lost.
 
         Straight from the loop's reader: `connection.notifies()` costs a sixth of a wake-up, and looks at its
         connection ten times a second.
@@ -79,10 +87,7 @@ class Listener:
                 lost.set_exception(error)
                 return
             while (notification := pgconn.notifies()) is not None:
-                if notification.extra == b"cancel":
-                    self._look_for_cancels()
-                else:
-                    self._poke()
+                self._heard(notification.extra)
             loop.add_reader(socket, heard)
 
         heard()  # what came along with the answers to LISTEN

@@ -11,6 +11,15 @@ EXIT_REPLACE = 75
 """A child's exit code when it has ended by itself, to be replaced: its threads are stuck. EX_TEMPFAIL."""
 
 
+class QueueTerms(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What operators have set for a queue that concerns its workers."""
+
+    limit: int | None = None
+    """Slots of each worker at the most."""
+    timeout: float | None = None
+    """Seconds, for jobs of which neither the task nor the enqueue says."""
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What the services of one worker work by. `app` is what log lines call the app."""
 
@@ -24,6 +33,10 @@ class Terms(msgspec.Struct, frozen=True):
     poll_interval: float
     transactional_connections: int
     block_threshold: float
+    queue_terms: dict[str, QueueTerms]
+    """By queue, what it is at the start; what changes later is told."""
+    starts: bool
+    """Whether this is the start of a worker, and not of one more process, or of one in the place of another."""
 
 
 class Orders(Terms, frozen=True):

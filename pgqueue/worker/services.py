@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
+import msgspec
 import psycopg
 import structlog
 
@@ -35,9 +36,10 @@ from pgqueue.worker.frames import Setup
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.isolation import Isolation, cpus
 from pgqueue.worker.link import KEEPALIVES, OUTAGES, Link, report_outage
-from pgqueue.worker.listener import Listener
-from pgqueue.worker.orders import Terms
+from pgqueue.worker.listener import COMMON_CHANNEL, Listener
+from pgqueue.worker.orders import QueueTerms, Terms
 from pgqueue.worker.reports import Reports
+from pgqueue.worker.schedules import Schedules
 from pgqueue.worker.settler import NO_CELL, Settler
 from pgqueue.worker.slots import Slots
 from pgqueue.worker.telling import Telling
@@ -76,6 +78,7 @@ class Services:
         self.terms = terms
         pooled = not terms.listens
         self.hand = Hand(terms.concurrency, board)
+        self._queue_timeouts: dict[str, float] = {}
         self._claims = Link(terms.dsn, name=f"pgqueue worker {terms.worker_id} claims", pooled=pooled)
         self._endings = Link(terms.dsn, name=f"pgqueue worker {terms.worker_id} endings", pooled=pooled)
         self.telling = Telling(app.tasks, app.hooks)
@@ -97,6 +100,7 @@ class Services:
                 board=board,
                 expire=self._end_if_expired,
                 telling=self.telling,
+                queue_timeouts=self._queue_timeouts,
             )
         )
         attempts = Attempts(
@@ -110,7 +114,12 @@ class Services:
             telling=self.telling,
         )
         self.slots = Slots(
-            attempts=attempts, hand=self.hand, settler=self.settler, board=board, reports=self.reports
+            attempts=attempts,
+            hand=self.hand,
+            settler=self.settler,
+            board=board,
+            reports=self.reports,
+            queue_timeouts=self._queue_timeouts,
         )
         self.watchdog = Watchdog(
             threshold=terms.block_threshold,
@@ -125,9 +134,13 @@ class Services:
             hand=self.hand,
             worker_id=terms.worker_id,
             limits=terms.limits,
+            give_back=self._give_back,
             listens=terms.listens,
             poll_interval=terms.poll_interval,
         )
+        self._schedules = Schedules(app, dsn=terms.dsn, worker_id=terms.worker_id, pooled=pooled)
+        if terms.queue_terms:
+            self.apply(terms.queue_terms)
         self._cancels = asyncio.Event()
         self._lacking: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -151,16 +164,13 @@ class Services:
             self._follow_cancels(),
         ]
         if self.terms.listens:
-            listener = Listener(
-                dsn=self.terms.dsn,
-                worker_id=self.terms.worker_id,
-                poke=self.claimer.poke,
-                look_for_cancels=self._cancels.set,
-            )
+            channels = (COMMON_CHANNEL, f"pgqueue_{self.terms.worker_id}")
+            listener = Listener(self.terms.dsn, channels, heard=self._heard, begun=self._listens_anew)
             services.append(listener.run())
         running = [asyncio.create_task(run) for run in services]
         claiming = asyncio.create_task(self.claimer.run())
         draining = asyncio.create_task(self._draining.wait())
+        bringing = asyncio.create_task(self._schedules.run_once()) if self.terms.starts else None
         on_ready()
         # Of these only `draining` ends by itself; the others raise when this worker cannot go on.
         serving = asyncio.create_task(self.slots.wait())
@@ -182,6 +192,30 @@ class Services:
         finally:
             for task in waited_for:
                 task.cancel()
+            if bringing is not None:
+                bringing.cancel()
+
+    def _heard(self, payload: bytes) -> None:
+        """There may be jobs, or some to cancel."""
+        if payload == b"cancel":
+            self._cancels.set()
+        else:
+            self.claimer.poke()
+
+    def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
+        """Works by what operators have set for the queues, from the next claim and the next start on."""
+        self._queue_timeouts.clear()
+        self._queue_timeouts.update(
+            (queue, terms.timeout) for queue, terms in queue_terms.items() if terms.timeout is not None
+        )
+        if self.claimer.limit({queue: terms.limit for queue, terms in queue_terms.items()}):
+            self._give_back_buffer()  # what was claimed under a higher limit and has not begun
+        log.info("queues.set", queues=msgspec.to_builtins(queue_terms))
+
+    def _listens_anew(self) -> None:
+        """Nobody has heard what was said meanwhile: register as asleep anew, and look."""
+        self.claimer.poke(forget_sleep=True)
+        self._cancels.set()
 
     @property
     def is_draining(self) -> bool:
@@ -263,6 +297,10 @@ class Services:
 
     def _give_back_buffer(self) -> None:
         for job in self.hand.give_up():
+            self.settler.settle(job, NO_CELL, RELEASED)
+
+    def _give_back(self, leases: Collection[tuple[int, int]]) -> None:
+        for job in self.hand.take_out(leases):
             self.settler.settle(job, NO_CELL, RELEASED)
 
     async def _follow_cancels(self) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
+from pgqueue.batch_task import BatchTask
 from pgqueue.job import ClaimedJob
-from pgqueue.task import BatchTask
 from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.board import Board
 from pgqueue.worker.decide import (
@@ -54,6 +55,7 @@ class Slots:
         settler: Settler,
         board: Board,
         reports: Reports | None = None,
+        queue_timeouts: Mapping[str, float] = MappingProxyType({}),
     ):
         self._attempts = attempts
         self._hand = hand
@@ -65,6 +67,8 @@ class Slots:
             for name, task in attempts.tasks.items()
             if task.timeout is not None and not isinstance(task, BatchTask)  # a batch has one for all
         }
+        self._batch_tasks = {name for name, task in attempts.tasks.items() if isinstance(task, BatchTask)}
+        self._queue_timeouts = queue_timeouts
         self._armed = asyncio.Event()
         self.stuck = asyncio.Event()
         """Set when half of the slots are occupied by threads that nobody waits for: this process should go."""
@@ -132,6 +136,7 @@ class Slots:
     async def _serve(self, slot: Slot) -> None:
         hand, settler, start = self._hand, self._settler, self._attempts.start
         timeouts, deadlines, clock = self._timeouts, self._board.deadlines, time.monotonic_ns
+        queue_timeouts = self._queue_timeouts
         in_a_row = 0
         while True:
             if not hand.waiting:
@@ -146,6 +151,8 @@ class Slots:
             job, cell = hand.take()
             slot.job, slot.cell = job, cell
             timeout = timeouts.get(job.task)
+            if queue_timeouts and timeout is None:
+                timeout = self._timeout_of_queue(job)
             if job.options is not None and (own := timeout_of(job, None)) is not None:
                 timeout = int(own * 1e9)
             if timeout is not None:
@@ -180,6 +187,11 @@ class Slots:
             else:
                 _log_failure(job, ending)
                 settler.settle(job, cell, ending)
+
+    def _timeout_of_queue(self, job: ClaimedJob) -> int | None:
+        """Nanoseconds that the queue gives a job of which its task does not say."""
+        timeout = self._queue_timeouts.get(job.queue)
+        return None if timeout is None or job.task in self._batch_tasks else int(timeout * 1e9)
 
     def _grace(self, job: ClaimedJob) -> int:
         """Nanoseconds. Apart, the handler has its grace before its process is killed: the slot waits for that."""

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 
 from pgqueue import calls
+from pgqueue.calls import Call
 from pgqueue.drivers import run
 from pgqueue.encoding import encode_args
-from pgqueue.errors import InvalidOption
+from pgqueue.errors import InvalidOption, PgqueueError
 from pgqueue.job import ClaimedJob
 from pgqueue.options import check_name
 from pgqueue.worker.executors.transactional import Transactions
 
 MAX_RESULT_BYTES = 65_536
+
+
+_within: ContextVar[str | None] = ContextVar("pgqueue_step", default=None)
+"""The step in whose transaction the code runs."""
 
 
 class Steps:
@@ -27,39 +34,62 @@ class Steps:
 
     async def take(self, job: ClaimedJob, name: str, function: Callable[..., Any]) -> Any:
         """The result of a step: of an earlier attempt, or of `function`, called now and recorded."""
-        check_name("step", name, 200)
-        if takes_connection(function):
+        step = Step(job, name, function)
+        async with self._transactions.transaction() as connection:
+            result = await run(connection, step.look)
+            if result is None and step.takes_connection:
+                with step.inside():
+                    result = encode(name, await _awaited(function(connection)))
+                await run(connection, step.record(result))
+        if result is None:
+            result = encode(name, await _awaited(function()))
             async with self._transactions.transaction() as connection:
-                taken = await run(connection, calls.step_result(job.id, name))
-                if taken is None:
-                    taken = encode(name, await _awaited(function(connection)))
-                    await run(connection, calls.record_step(job.id, job.lease, name, taken))
-        else:
-            async with self._transactions.transaction() as connection:
-                taken = await run(connection, calls.step_result(job.id, name))
-            if taken is None:
-                taken = encode(name, await _awaited(function()))
-                async with self._transactions.transaction() as connection:
-                    await run(connection, calls.record_step(job.id, job.lease, name, taken))
-        return msgspec.json.decode(taken)
+                await run(connection, step.record(result))
+        return msgspec.json.decode(result)
 
     def take_sync(self, job: ClaimedJob, name: str, function: Callable[..., Any]) -> Any:
         """`take` for a handler in a thread."""
+        step = Step(job, name, function)
+        with self._transactions.sync_transaction() as connection:
+            result = run(connection, step.look)
+            if result is None and step.takes_connection:
+                with step.inside():
+                    result = encode(name, function(connection))
+                run(connection, step.record(result))
+        if result is None:
+            result = encode(name, function())
+            with self._transactions.sync_transaction() as connection:
+                run(connection, step.record(result))
+        return msgspec.json.decode(result)
+
+
+class Step:
+    """One step of an attempt, as the calls that look for it and record it. Raises `InvalidOption`, `PgqueueError`."""
+
+    def __init__(self, job: ClaimedJob, name: str, function: Callable[..., Any]):
         check_name("step", name, 200)
-        if takes_connection(function):
-            with self._transactions.sync_transaction() as connection:
-                taken = run(connection, calls.step_result(job.id, name))
-                if taken is None:
-                    taken = encode(name, function(connection))
-                    run(connection, calls.record_step(job.id, job.lease, name, taken))
-        else:
-            with self._transactions.sync_transaction() as connection:
-                taken = run(connection, calls.step_result(job.id, name))
-            if taken is None:
-                taken = encode(name, function())
-                with self._transactions.sync_transaction() as connection:
-                    run(connection, calls.record_step(job.id, job.lease, name, taken))
-        return msgspec.json.decode(taken)
+        if (outer := _within.get()) is not None:
+            # It would wait for a second connection while it holds one, as may all the others.
+            raise PgqueueError(
+                f"step {name}: it is taken inside of step {outer}, which has a connection; take one after the other"
+            )
+        self.takes_connection = takes_connection(function)
+        self.look: Call[str | None] = calls.step_result(job.id, name)
+        self._job = job
+        self._name = name
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Where its function runs in its transaction, and no other step can be taken."""
+        token = _within.set(self._name)
+        try:
+            yield
+        finally:
+            _within.reset(token)
+
+    def record(self, result: str) -> Call[None]:
+        """Writes down what it returned, in the transaction in which it was taken or after it."""
+        return calls.record_step(self._job.id, self._job.lease, self._name, result)
 
 
 def takes_connection(function: Callable[..., Any]) -> bool:

@@ -22,7 +22,7 @@ from pgqueue.worker.board import Board
 from pgqueue.worker.dying import how_it_ended, signal_name
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.link import Backoff
-from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders, QueueTerms
 from pgqueue.worker.upkeep import Upkeep, check_database
 
 log = structlog.get_logger("pgqueue.worker")
@@ -47,6 +47,8 @@ class ChildProcess:
     """The jobs that it was killed for, because they were over their timeout; negative: apart."""
     was_killed: bool = False
     """Whether we killed it because it would not stop."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an operator has asked for it to stop, for good."""
     has_left: bool = False
     """Whether it ended by itself, having settled what it could."""
 
@@ -97,10 +99,7 @@ class Supervisor:
         self._upkeep = Upkeep(
             dsn=self._dsn, settings=self._settings, queues=self._queues, listens=self._listens, wards=self
         )
-        services = [
-            asyncio.create_task(service)
-            for service in (self._upkeep.beat(), self._watch(), self._upkeep.keep_up())
-        ]
+        services = [asyncio.create_task(service()) for service in (*self._upkeep.services(), self._watch)]
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._settings.processes)]
         keeping: asyncio.Future[Any] = asyncio.gather(*keepers)
         waited_for: list[asyncio.Future[Any]] = [*services, keeping]
@@ -151,7 +150,7 @@ class Supervisor:
                 if self._stops == 0:
                     self.stop()
                 return
-            if self._stopping.is_set():
+            if self._stopping.is_set() or child.stopping.is_set():
                 return
             if code == EXIT_REPLACE and child.has_left:
                 continue
@@ -190,6 +189,8 @@ class Supervisor:
             poll_interval=settings.poll_interval,
             transactional_connections=settings.transactional_connections,
             block_threshold=settings.block_threshold,
+            queue_terms=self._upkeep.queue_terms,
+            starts=not self._first_ready.is_set(),
             task_processes=settings.task_processes,
             board_fd=board.fd,
             ready_fd=ready_out,
@@ -228,7 +229,7 @@ class Supervisor:
         """Waits for a child's end and takes back what it held; returns its exit code."""
         ended = asyncio.create_task(child.process.wait())
         try:
-            await _either(ended, self._stopping.wait())
+            await _either(ended, self._stopping.wait(), child.stopping.wait())
             if not ended.done():
                 patience = self._settings.drain_limit + KILL_GRACE
                 await _either(ended, asyncio.sleep(patience))
@@ -277,9 +278,24 @@ class Supervisor:
 
     def look(self) -> None:
         """Pokes the children."""
+        self._tell(b"!")
+
+    def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
+        """Tells the children, in a line; a poke may come between any two, so nothing else may look like one."""
+        self._tell(msgspec.json.encode(queue_terms).replace(b"!", b"\\u0021") + b"\n")
+
+    def _tell(self, words: bytes) -> None:
         for child in self._children.values():
             if child.process.stdin is not None and not child.process.stdin.is_closing():
-                child.process.stdin.write(b"!")
+                child.process.stdin.write(words)
+
+    def stop_asked(self, worker_id: int) -> None:
+        """Drains a child for good; when all of them have ended so, this process ends too."""
+        child = self._children.get(worker_id)
+        if child is not None:
+            log.info("worker.stopping", worker=worker_id, how="drain", asked_by="an operator")
+            child.stopping.set()
+            _signal(child, signal.SIGTERM)
 
     def rescued(self, worker_ids: Sequence[int]) -> None:
         """Tells one child, or the next one that comes to work: hooks are user code."""

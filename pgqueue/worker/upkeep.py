@@ -6,13 +6,15 @@ The supervisor does it for its children, and the thread of an in-process worker 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import psycopg
 import structlog
 
@@ -23,12 +25,21 @@ from pgqueue.errors import ConfigurationError, DatabaseUnavailable
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
 from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
-from pgqueue.worker.listener import listen_works
+from pgqueue.worker.listener import UPKEEP_CHANNEL, Listener, listen_works
+from pgqueue.worker.orders import QueueTerms
+from pgqueue.worker.retention import Retention
+from pgqueue.worker.ticker import Ticker
 
 log = structlog.get_logger("pgqueue.worker")
 
-ROUND_SECONDS = 0.05
-"""Between two rounds at least, however many jobs fall due: they are promoted together."""
+ROUND_SHARE = 0.55
+"""Of `upkeep_interval`: from one of the leader's rounds to the next. The others look when two have been left out."""
+PAUSE_SECONDS = 0.02
+"""From one look to the next at least, however many jobs fall due: they are promoted together."""
+STUCK_SECONDS = 1.0
+"""Until the next look, when the schedules that are due could not be ticked."""
+RESIGN_SECONDS = 2.0
+"""On the way out, a database that is away is waited for so long; the others notice by themselves."""
 FLOORS_SECONDS = 2.0
 RETAIN_SECONDS = 60.0
 
@@ -52,6 +63,14 @@ class Wards(Protocol):
         """A hint may have been lost: all of them should look for jobs."""
         ...
 
+    def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
+        """An operator has changed what concerns the workers of these queues; this is all that is set."""
+        ...
+
+    def stop_asked(self, worker_id: int) -> None:
+        """An operator wants this worker to stop."""
+        ...
+
     def rescued(self, worker_ids: Sequence[int]) -> None:
         """Jobs of these workers, which are dead, were taken back: one of ours should tell the app's hooks."""
         ...
@@ -61,6 +80,7 @@ class Upkeep:
     """Looks after `wards`, which serve `queues`, under one supervisor id."""
 
     def __init__(self, *, dsn: str, settings: Settings, queues: Sequence[str], listens: bool, wards: Wards):
+        self._dsn = dsn
         self._settings = settings
         self._queues = list(queues)
         self._listens = listens
@@ -68,7 +88,20 @@ class Upkeep:
         self._id = secrets.randbits(62) + 1
         self._beats = Link(dsn, name="pgqueue supervisor beats", pooled=not listens)
         self._rounds = Link(dsn, name="pgqueue supervisor upkeep", pooled=not listens)
+        self._figures = Link(dsn, name="pgqueue supervisor figures", pooled=not listens)
+        self._figures_due = asyncio.Event()
+        self._due_figures: dict[str, calls.Call[Any]] = {}
         self._session: int | None = None
+        self._called = asyncio.Event()
+        self._round_asked = False
+        self._stop_asked: set[int] = set()
+        self._queue_settings = "{}"
+        self.queue_terms: dict[str, QueueTerms] = {}
+        """What operators have set for the queues, as it was last read."""
+        self._leads = False
+        self._floors_at = self._retain_at = 0.0
+        self.ticker = Ticker(self._rounds)
+        self._retention = Retention(self._figures)
 
     async def register(self, pid: int) -> int:
         """The id of a new worker, which runs in process `pid`. Waits for a database that is away."""
@@ -83,6 +116,8 @@ class Upkeep:
             session_lock=self._listens,
         )
         worker_id, _ = await self._beats.persist(register)
+        settings, _ = await self._beats.persist(calls.queue_settings(self._queues))
+        self._note_settings(settings)
         return worker_id
 
     async def rescue(
@@ -117,37 +152,102 @@ class Upkeep:
                 report_outage("beats", error)
 
     async def keep_up(self) -> None:
-        """Rounds of upkeep, until cancelled; whoever leads also proves floors and keeps the partitions."""
+        """Rounds of upkeep, until cancelled; whoever leads also keeps time, proves floors and keeps the partitions.
+
+        Between two rounds the leader does what falls due, when it falls due, or when it is told of something sooner.
+        """
         backoff = Backoff()
-        floors_at = retain_at = 0.0
+        round_at = 0.0
         while True:
+            began = time.monotonic()
+            self._called.clear()
             try:
                 await self._hold_session()
-                done = await self._round()
-                now = time.monotonic()
-                if done.floors_due and now >= floors_at:
-                    floors_at = now + FLOORS_SECONDS * 0.95
-                    await self._duty("prove_floors", calls.prove_floors())
-                if done.retain_due and now >= retain_at:
-                    retain_at = now + RETAIN_SECONDS
-                    await self._duty("retain", calls.retain())
+                if self._leads and began < round_at and not self._round_asked:
+                    kept = await self._rounds.run(calls.keep_time(round_at - began, hears=self._listens))
+                else:
+                    self._round_asked = False
+                    kept, round_at = await self._lead_or_follow(began)
+                pause = kept.next_seconds
+                if kept.schedules_due and not await self.ticker.run_once():
+                    pause = max(pause, STUCK_SECONDS)
+                if kept.promoted:
+                    log.debug("jobs.promoted", jobs=kept.promoted)
                 backoff = Backoff()
-                pause = done.next_seconds * (1.0 if done.led else random.uniform(0.95, 1.05))
             except OUTAGES as error:
                 report_outage("upkeep", error)
+                self._leads = False
                 pause = backoff.wait()
-            await asyncio.sleep(max(ROUND_SECONDS, pause))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._called.wait()
+            await asyncio.sleep(began + PAUSE_SECONDS - time.monotonic())
+
+    async def keep_figures(self) -> None:
+        """Counts depths and rolls up when a round has found it due, until cancelled.
+
+        On a connection of its own, for it may take seconds, and what falls due meanwhile must not wait.
+        """
+        while True:
+            await self._figures_due.wait()
+            for name, call in self._due_figures.items():
+                try:
+                    await self._duty(name, call, self._figures)
+                except DatabaseUnavailable as error:
+                    report_outage("figures", error)
+            self._figures_due.clear()  # after the work: rounds meanwhile have found due what was under way
+
+    async def listen(self) -> None:
+        """Hears when something falls due before the leader's next look, the leader resigns, or an operator has changed
+        something that a round reads. Until cancelled."""
+        channels = (UPKEEP_CHANNEL, f"{UPKEEP_CHANNEL}_{self._id}")
+        name = "pgqueue supervisor listener"
+        await Listener(self._dsn, channels, heard=self._heard, begun=self._called.set, name=name).run()
+
+    def _heard(self, payload: bytes) -> None:
+        if payload:  # `queues`, `workers`: what keep_time does not read
+            self._round_asked = True
+        self._called.set()
+
+    def services(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs until cancelled."""
+        always = [self.beat, self.keep_up, self.keep_figures, self._retention.run]
+        return [*always, *([self.listen] if self._listens else [])]
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Gives leadership up and closes the connections."""
+        if self._leads:
+            with contextlib.suppress(*OUTAGES, TimeoutError):
+                async with asyncio.timeout(RESIGN_SECONDS):
+                    await self._rounds.run(calls.resign(self._id))
         await self._beats.close()
         await self._rounds.close()
+        await self._figures.close()
 
     async def _hold_session(self) -> None:
         """Takes the session lock again after each reconnection, before a beat says that we are here."""
         if self._listens and self._session != self._beats.generation:
             held = await self._beats.run(calls.hold_session(self._id))
             self._session = self._beats.generation if held else None
+
+    async def _lead_or_follow(self, began: float) -> tuple[calls.TimeKept, float]:
+        """A round of upkeep, and when the next one is due."""
+        done = await self._round()
+        self._leads = done.led
+        if done.floors_due and began >= self._floors_at:
+            self._floors_at = began + FLOORS_SECONDS * 0.95
+            await self._duty("prove_floors", calls.prove_floors(), self._rounds)
+        if done.retain_due and began >= self._retain_at:
+            self._retain_at = began + RETAIN_SECONDS
+            await self._duty("retain", calls.retain(), self._rounds)
+            self._retention.due()
+        # in this order: a minute is rolled up with what is counted after its end
+        due = {"count_depths": calls.count_depths()} if done.depths_due else {}
+        self._due_figures = due | ({"roll_up": calls.roll_up()} if done.rollup_due else {})
+        if self._due_figures:
+            self._figures_due.set()
+        kept = calls.TimeKept(done.promoted, done.schedules_due, done.next_seconds)
+        return kept, began + ROUND_SHARE * self._settings.upkeep_interval
 
     async def _round(self) -> calls.UpkeepRound:
         settings = self._settings
@@ -156,12 +256,17 @@ class Upkeep:
                 supervisor_id=self._id,
                 worker_ids=self._wards.alive(),
                 queues=self._queues,
-                round_seconds=settings.upkeep_interval / 2,
+                round_seconds=ROUND_SHARE * settings.upkeep_interval,
                 overdue_seconds=settings.upkeep_interval,
+                hears=self._listens,
             )
         )
         for worker_id in done.missing:
             self._wards.lost(worker_id)
+        self._note_settings(done.queue_settings)
+        for worker_id in set(done.stopping) - self._stop_asked:
+            self._wards.stop_asked(worker_id)
+        self._stop_asked = set(done.stopping)
         if done.look:
             self._wards.look()
         if done.rescued:
@@ -171,10 +276,16 @@ class Upkeep:
             log.error("upkeep.problem", problem=problem)
         return done
 
-    async def _duty(self, name: str, call: calls.Call[Any]) -> None:
+    def _note_settings(self, settings: str) -> None:
+        if settings != self._queue_settings:
+            self._queue_settings = settings
+            self.queue_terms = msgspec.json.decode(settings, type=dict[str, QueueTerms])
+            self._wards.apply(self.queue_terms)
+
+    async def _duty(self, name: str, call: calls.Call[Any], link: Link) -> None:
         """One of the leader's calls; its failure stops no other."""
         try:
-            await self._rounds.run(call)
+            await link.run(call)
         except DatabaseUnavailable:
             raise
         except OUTAGES as error:

@@ -21,6 +21,7 @@ create table pgqueue.dead_letters (
     error        text,
     message      text,
     errors       jsonb       not null,
+    fingerprint  text        collate "C",
     constraint dead_letters_one_row_a_job primary key (id)
 );
 create index dead_letters_by_time on pgqueue.dead_letters (died_at);
@@ -32,3 +33,4 @@ comment on column pgqueue.dead_letters.reason is 'exhausted, permanent, failed, 
 comment on column pgqueue.dead_letters.error is 'The class of the last error.';
 comment on column pgqueue.dead_letters.message is 'The text of the last error.';
 comment on column pgqueue.dead_letters.errors is 'Every failed attempt, oldest first: attempt, failed_at, error, message, traceback.';
+comment on column pgqueue.dead_letters.fingerprint is 'That of the last error: the same for errors that come from the same place.';

@@ -1,7 +1,4 @@
--- The public reading side: stable, versioned, without payloads. Never read the tables.
-create schema pgqueue_bi;
-comment on schema pgqueue_bi is 'pgqueue for analysts and BI tools: views that stay stable. Times are timestamptz named *_at, durations double precision named *_seconds.';
-
+-- Every job, whatever its state.
 create view pgqueue_bi.jobs as
 select r.id, 'ready'::text as state, r.queue::text as queue, r.task::text as task, (r.lane / 2)::integer as priority,
        r.attempt::integer as attempt, r.max_attempts::integer as max_attempts, r.crashes::integer as crashes,

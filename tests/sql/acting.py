@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import psycopg
@@ -18,9 +19,30 @@ from pgqueue.drivers import run
 from pgqueue.job import ClaimedJob
 
 STATES = ("ready_jobs", "scheduled_jobs", "blocked_jobs", "running_jobs", "finished_jobs", "dead_letters")
-_ROWS = (*STATES, "job_failures", "unique_keys", "queues", "workers", "heartbeats", "sleepers")
-_ROWS += ("cancel_requests", "job_progress", "job_reports", "waiters")
+_ROWS: tuple[str, ...] = (
+    *STATES,
+    "job_failures",
+    "unique_keys",
+    "queues",
+    "workers",
+    "heartbeats",
+    "sleepers",
+)
+_ROWS += (
+    "cancel_requests",
+    "job_progress",
+    "job_reports",
+    "waiters",
+    "schedules",
+    "schedule_runs",
+    "audit",
+    "stop_requests",
+)
+_ROWS += ("depths", "rollups", "failure_groups", "trims")
 _FLOORS = ("lane_floors", "floor_proofs")
+
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""What 'infinity' is read as."""
 
 Row = dict[str, Any]
 
@@ -39,7 +61,11 @@ class _Date(DateLoader):
 
 
 class _Timestamptz(TimestamptzLoader):
+    """The same, and 'infinity' as `NEVER`."""
+
     def load(self, data: Any) -> Any:
+        if bytes(data) == b"infinity":
+            return NEVER
         return None if bytes(data) == b"-infinity" else super().load(data)
 
 
@@ -220,6 +246,11 @@ _EMPTY = "; ".join(
     [
         *(f"delete from pgqueue.{table}" for table in (*_ROWS, *_FLOORS)),
         "update pgqueue.leadership set supervisor_id = 0, led_at = '-infinity', resumed_at = '-infinity'",
+        "select setval('pgqueue.next_look', 1)",
+        "select setval('pgqueue.attempts_set', 1, false)",
+        "update pgqueue.depth_count set counted_at = '-infinity', seconds = 0, is_moving = true",
+        "update pgqueue.retention set settings = '', due_at = now() + interval '1 day'",
+        "update pgqueue.rollup_progress set rolled_up_to = date_trunc('minute', now()), proven_to = '-infinity', next_to = null",
     ]
 )
 

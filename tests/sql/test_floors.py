@@ -292,7 +292,13 @@ def test_floors_are_due_before_the_first_position_only_until_they_are_proven(
     connection = connect(fresh)
     register(connection)
     prove(connection, 2)
-    arguments = {"worker_ids": [], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    arguments = {
+        "worker_ids": [],
+        "queues": ["default"],
+        "round_seconds": 1,
+        "overdue_seconds": 2,
+        "hears": True,
+    }
     (done,) = call(connection, "upkeep", supervisor_id=1, **arguments)
     assert done["floors_due"] is False
     enqueue(connection)
@@ -751,6 +757,7 @@ def stress(dsn: str, seed: int, seconds: float) -> tuple[set[int], list[int]]:
             while not stop_producing.is_set():
                 turn += 1
                 kept = _produce_some(connection, dice)
+                # Transactions that stay open for a while, some longer than others, are what is tested.
                 pause = dice.choice([0, 0, 0.001, 0.01])
                 if dice.random() < 0.05:
                     name = f"stress-{number}-{turn}"

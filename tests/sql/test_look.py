@@ -356,7 +356,13 @@ def test_a_waiter_that_was_not_heard_of_for_long_is_not_told_and_goes(
     connection.execute("update pgqueue.waiters set period = period - interval '70 seconds'")
     call(connection, "complete", ids=[job.id], leases=[job.lease])
     assert heard(ears) == []
-    rounds = {"worker_ids": [], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    rounds = {
+        "worker_ids": [],
+        "queues": ["default"],
+        "round_seconds": 1,
+        "overdue_seconds": 2,
+        "hears": True,
+    }
     assert call(connection, "upkeep", supervisor_id=5, **rounds)[0]["problems"] == []
     assert count(connection, "waiters") == 0
 

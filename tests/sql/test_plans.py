@@ -23,7 +23,7 @@ from tests.support import Databases
 
 JOBS = 100_000
 ASKED = 100
-HOT = ("ready_jobs", "scheduled_jobs", "running_jobs", "unique_keys")
+HOT = ("ready_jobs", "scheduled_jobs", "running_jobs", "unique_keys", "schedules", "schedule_runs")
 _EXPLAIN = """
 load 'auto_explain';
 set auto_explain.log_min_duration = 0;
@@ -163,6 +163,22 @@ def fill(connection: psycopg.Connection, jobs: int = JOBS) -> None:
                       select 'unique', 't', job.id::text, job.id from job)
         insert into pgqueue.running_jobs (id, worker_id, lease, run_at, created_at, claimed_at, lane, {kept})
         select job.id, {worker}, job.id, now(), now(), now(), 11, {rest}, job.id::text from job""")
+    fill_schedules(connection, jobs // 10)
+
+
+def fill_schedules(connection: psycopg.Connection, schedules: int) -> None:
+    """300 of them were due in the last five minutes, the others are later, paused or done; the first have a history."""
+    connection.execute(f"""
+        insert into pgqueue.schedules (name, task, args, queue, priority, max_attempts, every, at_startup, tz, jitter, grace,
+                                       missed, missed_limit, overlap, created_at, changed_at, paused_at, due_at)
+        select 's' || n, 't', '{{}}', 'default', 5, 5, 3600, false, 'UTC', 0, 15, 'once', 100, 'skip', now(), now(),
+               case when n % 3 = 0 then now() end,
+               case when n % 5 = 0 then 'infinity' else now() + make_interval(secs => n - 300) end
+          from generate_series(1, {schedules}) as n""")
+    connection.execute(f"""
+        insert into pgqueue.schedule_runs (schedule, due_at, ran_at, outcome, job_id, state)
+        select 's' || n % 500, now() - make_interval(mins => n), now(), 'enqueued', n, case when n > 5000 then 'completed' end
+          from generate_series(1, {schedules * 5}) as n""")
 
 
 def hot_statements(session: psycopg.Connection) -> dict[str, Callable[[], Any]]:
@@ -176,7 +192,16 @@ def hot_statements(session: psycopg.Connection) -> dict[str, Callable[[], Any]]:
     ]
     failures = Jsonb([{"id": id, "lease": id, "delay": [5, None][n % 2]} for n, id in enumerate(ids)])
     last = scalar(session, "select coalesce(max(position), 0) from pgqueue.ready_jobs")
-    rounds = {"worker_ids": [worker], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    first = "select name, changed_at, due_at from pgqueue.schedules where paused_at is null order by due_at limit 1"
+    due = dict(zip(("name", "changed_at", "due_at"), session.execute(first).fetchall()[0], strict=True))
+    outcomes = {"outcomes": ["enqueued"], "missed": [0], "next_due_at": "infinity"}
+    rounds = {
+        "worker_ids": [worker],
+        "queues": ["default"],
+        "round_seconds": 1,
+        "overdue_seconds": 2,
+        "hears": True,
+    }
     return {
         "claim": lambda: claim(session, worker, ASKED),
         "claim at the cursors": lambda: claim(session, worker, ASKED, cursors=[last - 500] * 20),
@@ -205,6 +230,9 @@ def hot_statements(session: psycopg.Connection) -> dict[str, Callable[[], Any]]:
             session, [{"task": "t", "unique_key": f"new {n}"} for n in range(ASKED)]
         ),
         "upkeep": lambda: call(session, "upkeep", supervisor_id=1, **rounds),
+        "keep_time": lambda: call(session, "keep_time", pause_seconds=1, hears=True),
+        "due_schedules": lambda: call(session, "due_schedules"),
+        "tick": lambda: call(session, "tick", **due, dues=[due["due_at"]], **outcomes),
     }
 
 
@@ -227,6 +255,8 @@ NAMES = [
     "enqueue",
     "enqueue held",
     "enqueue_many",
+    "due_schedules",
+    "tick",
 ]
 QUIET = ("enqueue", "enqueue held", "enqueue_many")
 """Statements that read a hot table only through `on conflict`, or not at all."""
@@ -240,6 +270,8 @@ def filled(databases: Databases, *, analyze: bool) -> Iterator[psycopg.Connectio
         for table in HOT:
             filler.execute(f"alter table pgqueue.{table} set (autovacuum_enabled = off)")
         register(filler)
+        call(filler, "schedule", name="first", task="t", every=60.0)
+        filler.execute("update pgqueue.schedules set due_at = now()")
         if analyze:
             filler.execute("vacuum analyze")
         for _ in range(6):
@@ -296,6 +328,10 @@ def test_a_hot_statement_keeps_to_its_index(full: psycopg.Connection, name: str)
         assert len(done) == ASKED
     if name == "promote":
         assert done == ASKED
+    if name == "due_schedules":
+        assert len(done) == 100
+    if name == "tick":
+        assert done == 1
     if name in QUIET:
         assert [wrong for statement in statements for wrong in faults(statement, 2 * ASKED)] == []
     else:
@@ -309,6 +345,17 @@ def test_a_round_of_upkeep_keeps_to_its_indexes(full: psycopg.Connection) -> Non
         (done,) = statement()
     assert (done["led"], done["promoted"], done["look"]) == (True, 1000, True)
     assert_held(statements, most=2000)
+
+
+def test_a_look_at_what_is_due_keeps_to_its_indexes(full: psycopg.Connection) -> None:
+    """Apart from what it promotes, it reads the first of each."""
+    statement = hot_statements(full)["keep_time"]
+    with told(full) as statements, full.transaction(force_rollback=True):
+        (done,) = statement()
+    assert (done["promoted"], done["schedules_due"], done["next_seconds"]) == (1000, True, 0)
+    assert_held(
+        [told for told in statements if PICKED not in told.text and "promote" not in told.text], most=1
+    )
 
 
 TRAPS = {
@@ -418,8 +465,9 @@ def test_under_a_held_snapshot_an_enqueue_does_not_pay_for_the_naps_of_long_ago(
         buffers(session, enqueue, marker)  # the first call reads the catalogs as well
         before = buffers(session, enqueue, marker)
         # what six minutes of naps leave behind: two versions each, in the ten seconds in which it was
+        began = scalar(connection, "select now()")  # not anew for each: ten seconds may be over meanwhile
         for ago in range(6, 42):
-            moment = f"now() - interval '{ago * 10} s'"
+            moment = f"timestamptz '{began}' - interval '{ago * 10} s'"
             connection.execute(
                 f"""insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
                     values ('default', date_bin('10 s', {moment}, '2000-01-01'), {worker}, '-infinity')"""

@@ -79,7 +79,7 @@ def looked_up(connection: psycopg.Connection, query: str) -> list[dict[str, Any]
 
 
 def surface(connection: psycopg.Connection) -> str:
-    """What others may rely on, as text: one line a function, a view, a column."""
+    """What others may rely on, as text: one line a function, a view, a column with its comment."""
     lines = ["# Functions: who may call them, arguments, result.", ""]
     for function in looked_up(connection, FUNCTIONS):
         if function["callers"]:
@@ -88,14 +88,15 @@ def surface(connection: psycopg.Connection) -> str:
             lines += [f"{function['proname']}  [{callers}]"]
             lines += [f"    {arguments}"] * bool(arguments)
             lines += [f"    -> {function['result']}", ""]
-    lines += ["# Views: their columns.", ""]
+    lines += ["# Views: their columns, and what these mean.", ""]
     columns = looked_up(connection, COLUMNS)
     for relation in looked_up(connection, RELATIONS):
         if relation["relkind"] == "v":
             grants = " ".join(str(grant).removeprefix("pgqueue_") for grant in relation["grants"])
             lines += [f"{relation['schema']}.{relation['relname']}  [{grants}]"]
+            lines += [f"    -- {relation['comment']}"]
             lines += [
-                f"    {c['attname']} {c['type']}"
+                f"    {c['attname']} {c['type']}  -- {c['comment']}"
                 for c in columns
                 if (c["schema"], c["relname"]) == (relation["schema"], relation["relname"])
             ]
@@ -148,23 +149,28 @@ def test_every_function_relation_and_column_is_described(connection: psycopg.Con
     """A column that a table has in common with another may be described there: its comment says so."""
     functions, relations = looked_up(connection, FUNCTIONS), looked_up(connection, RELATIONS)
     columns = looked_up(connection, COLUMNS)
-    described = {relation["relname"]: str(relation["comment"] or "") for relation in relations}
-    own = {(column["relname"], column["attname"]) for column in columns if column["comment"]}
+    described = {
+        (relation["schema"], relation["relname"]): str(relation["comment"] or "") for relation in relations
+    }
+    own = {
+        (column["schema"], column["relname"], column["attname"]) for column in columns if column["comment"]
+    }
     partitions = {
         name for (name,) in connection.execute("select relname from pg_class where relispartition").fetchall()
     }
     missing = [str(function["proname"]) for function in functions if not function["comment"]]
     # the partitions of a day are made by retain, here perhaps by the test before this one
-    missing += [name for name, comment in described.items() if not comment and name not in partitions]
+    missing += [name for (_, name), comment in described.items() if not comment and name not in partitions]
     for column in columns:
-        table: object = column["relname"]
+        schema, table = str(column["schema"]), str(column["relname"])
         if table in partitions:
             continue
         places = [table]
-        while "Columns as in " in described.get(places[-1], ""):
-            places.append(described[places[-1]].split("Columns as in ")[1].split(".")[0].split(",")[0])
-        if not any((place, column["attname"]) in own for place in places):
-            missing.append(f"{table}.{column['attname']}")
+        while "Columns as in " in described.get((schema, places[-1]), ""):
+            like = described[schema, places[-1]].split("Columns as in ")[1]
+            places.append(like.split(".")[0].split(",")[0])
+        if not any((schema, place, column["attname"]) in own for place in places):
+            missing.append(f"{schema}.{table}.{column['attname']}")
     assert missing == []
 
 
@@ -212,7 +218,13 @@ def test_no_variable_hides_behind_a_column(connect: Connect, fresh: str) -> None
         assert claim(connection, worker, 1)
     call(connection, "fall_asleep", worker_id=worker, queues=["default"])
     connection.execute("update pgqueue.leadership set led_at = clock_timestamp(), supervisor_id = 5")
-    rounds = {"worker_ids": [], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    rounds = {
+        "worker_ids": [],
+        "queues": ["default"],
+        "round_seconds": 1,
+        "overdue_seconds": 2,
+        "hears": True,
+    }
     assert call(connection, "upkeep", supervisor_id=5, **rounds)[0]["problems"] == []
     call(connection, "rescue", worker_id=worker)
     assert call(connection, "crashed_jobs", worker_ids=[worker])
@@ -222,6 +234,30 @@ def test_no_variable_hides_behind_a_column(connect: Connect, fresh: str) -> None
     )
     call(connection, "pause", queue="default")
     call(connection, "resume", queue="default")
+    call(connection, "set_queue", queue="default", settings=Jsonb({"worker_limit": 5, "max_attempts": 2}))
+    assert call(connection, "count_queue", queue="default")[0]["ready"] >= 0
+    call(connection, "lane_heads")
+    assert call(connection, "stop_workers", ids=[register(connection)])
+    later, filtered = (
+        enqueue(connection, delay=60),
+        {"of_fingerprint": "f", "of_args": Jsonb({}), "created_after": "2020-01-01"},
+    )
+    assert call(connection, "retry", ids=[later]) == [later]
+    assert [row["outcome"] for row in call(connection, "delete_jobs", ids=[later])] == ["deleted"]
+    assert (
+        call(connection, "cancel_matching", **filtered)
+        == call(connection, "find_dead", of_fingerprint="f")
+        == []
+    )
+    connection.execute("select pgqueue.pause('mail', now() + interval '20 ms'), pg_sleep(0.03)")
+    call(connection, "resume_due")
+    rule = {"task": "t", "cron": "0 3 * * *", "tz": "Europe/Paris"}
+    assert call(connection, "schedule", name="by hand", **rule) == "created"
+    assert call(connection, "pause_schedule", name="by hand")
+    assert call(connection, "resume_schedule", name="by hand")
+    assert [run["outcome"] for run in call(connection, "run_schedule", name="s")] == ["joined"]
+    assert len(call(connection, "schedule_record", name="by hand")) == 1
+    assert call(connection, "unschedule", name="by hand")
     assert call(connection, "travel", seconds=3600) >= 0
     call(connection, "find_waiting", of_queue="default")
     found = [row["id"] for row in call(connection, "find_jobs", of_queue="default")]
@@ -366,12 +402,29 @@ def whole_life(connection: psycopg.Connection) -> None:
     failure = {"id": ids[3], "lease": leases[3]}
     assert call(connection, "fail", failures=Jsonb([failure])) == ids[3:4]
     assert call(connection, "forget_claim", worker_id=worker, fence=leases[4]) == ids[4:]
-    arguments = {"worker_ids": [worker], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    arguments = {
+        "worker_ids": [worker],
+        "queues": ["default"],
+        "round_seconds": 1,
+        "overdue_seconds": 2,
+        "hears": True,
+    }
     assert call(connection, "upkeep", supervisor_id=5, **arguments)[0]["problems"] == []
     call(connection, "promote", max_jobs=5)
+    rules = [{"name": "s", "task": "t", "at_startup": True, "overlap": "queue", "tz": "Europe/Paris"}]
+    rules += [{"name": "u", "task": "t", "every": 5}]
+    assert len(call(connection, "sync_schedules", owner="o", schedules=Jsonb(rules), starts=True)) == 2
+    assert call(connection, "keep_time", pause_seconds=1, hears=True)[0]["schedules_due"]
+    (_, due) = call(connection, "due_schedules")
+    read = {name: due[name] for name in ("name", "changed_at", "due_at")}
+    once = {"dues": [due["due_at"]], "outcomes": ["enqueued"], "missed": [0], "next_due_at": None}
+    assert call(connection, "tick", **read, **once) == 1
+    assert call(connection, "resign", supervisor_id=5)
     call(connection, "prove_floors")
     call(connection, "prove_floors")
     call(connection, "retain")
+    assert call(connection, "count_depths") >= 0
+    assert call(connection, "roll_up") >= 0
     assert call(connection, "rescue", worker_id=worker) == 0
 
 

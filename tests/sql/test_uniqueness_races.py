@@ -46,7 +46,13 @@ def complete(session: psycopg.Connection, *jobs: Any) -> Any:
 def upkeep(session: psycopg.Connection) -> None:
     """A round of upkeep that leads, and has no problems."""
     session.execute("update pgqueue.leadership set led_at = '-infinity'")
-    rounds = {"worker_ids": [], "queues": ["default"], "round_seconds": 1, "overdue_seconds": 2}
+    rounds = {
+        "worker_ids": [],
+        "queues": ["default"],
+        "round_seconds": 1,
+        "overdue_seconds": 2,
+        "hears": True,
+    }
     (done,) = call(session, "upkeep", supervisor_id=1, **rounds)
     assert (done["led"], done["problems"]) == (True, [])
 

@@ -5,6 +5,7 @@ a comment has to give none.
 """
 
 # fmt: off
+# mypy: disable-error-code="type-arg"
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 
 import pgqueue
 from pgqueue import App, Context, Exponential, Job
+from pgqueue.schedule import Schedule
 
 app = App()
 
@@ -282,3 +284,22 @@ def middleware() -> None:
     app.middleware(not_middleware)  # E: type-var / reportArgumentType
     app.task(middleware=[timed, timed_sync])
     app.task(middleware=[not_middleware])  # E: list-item / reportArgumentType
+
+
+@app.schedule(cron="0 3 * * *", tz="Europe/Paris", missed="all")
+@app.schedule(name="often", every="30s", args={"days": 1})
+@app.task
+async def clean_up(days: int = 90) -> None: ...
+
+
+def schedules(connection: psycopg.Connection) -> None:
+    assert_type(clean_up.enqueue(connection, days=7), Job)
+    clean_up.enqueue(connection, days="7")  # E: call-overload / reportCallIssue, reportArgumentType
+    assert_type(app.schedule("weekly", clean_up.using(queue="slow"), every="7d"), Schedule)
+    app.schedule("weekly", clean_up, evry="7d")  # E: call-overload / reportCallIssue
+    app.schedule("weekly", clean_up, cron=7)  # E: call-overload / reportArgumentType
+    app.schedule("weekly", clean_up, cron="@daily", missed="never")  # E: call-overload / reportArgumentType
+    app.add_schedule("weekly", clean_up, cron="@daily", overlap="wait")  # E: arg-type / reportArgumentType
+    app.schedule("weekly", print, every=60)  # E: call-overload / reportArgumentType
+    assert_type(app.schedules["weekly"], Schedule)
+    assert_type(app.run_schedule("weekly"), Job)

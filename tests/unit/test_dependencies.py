@@ -409,10 +409,11 @@ def test_what_could_not_be_opened_is_tried_again_by_the_next_attempt(app: App, i
 
 
 def test_an_attempt_that_is_cancelled_while_it_waits_takes_nothing_from_the_others(app: App) -> None:
-    opening, opened = asyncio.Event(), []
+    begun, opening, opened = asyncio.Event(), asyncio.Event(), []
 
     @app.provide(scope="worker")
     async def pool() -> AsyncIterator[Pool]:
+        begun.set()
         await opening.wait()
         opened.append(1)
         yield Pool()
@@ -424,7 +425,7 @@ def test_an_attempt_that_is_cancelled_while_it_waits_takes_nothing_from_the_othe
     async def cancel_the_first() -> None:
         resources = Resources(app.providers)
         first, second = (asyncio.create_task(attempt(app, work, resources)) for _ in range(2))
-        await asyncio.sleep(0.01)
+        await begun.wait()  # both have been started by then, and wait for the same
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first

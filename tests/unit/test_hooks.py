@@ -350,22 +350,27 @@ def test_nobody_waits_for_a_hook_that_hangs(
     app: App, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(telling, "HOOK_SECONDS", 0.05)
-    release = threading.Event()
+    release, ended = threading.Event(), threading.Event()
     told: list[JobEvent] = []
 
     @app.task
     async def send() -> None: ...
 
     async def hangs(_event: pgqueue.hooks.Succeeded) -> None:
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
 
     async def hangs_stubbornly(_event: pgqueue.hooks.Succeeded) -> None:
         while not release.is_set():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(0.01)
+        ended.set()
 
     def hangs_in_a_thread(_event: pgqueue.hooks.Succeeded) -> None:
         release.wait(10)
+        ended.set()
 
     hook: Any = {"async": hangs, "stubborn": hangs_stubbornly, "sync": hangs_in_a_thread}[kind]
     app.on("succeeded")(hook)
@@ -375,7 +380,7 @@ def test_nobody_waits_for_a_hook_that_hangs(
         telling.succeeded(claimed())
         await until(lambda: told)
         release.set()
-        await asyncio.sleep(0.02)
+        await until(ended.is_set)
 
     told_by(app, use)
     assert "hook.timeout" in capsys.readouterr().out

@@ -786,7 +786,7 @@ def test_texts_for_people(app: App) -> None:
     task = app.task(send)
     assert repr(task) == "<Task send>"
     assert repr(task.using(priority=1)) == "<BoundTask send>"
-    assert repr(app) == "<pgqueue.App of 1 tasks>"
+    assert repr(app) == "<pgqueue.App tests.unit.test_task of 1 tasks>"
 
 
 def test_an_enqueue_runs_the_call_on_the_target(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import psycopg
 
 import pgqueue
 from pgqueue.retry import Fixed
-from tests.worker.tasks import at_gate, is_first, note
+from tests.worker.tasks import at_gate, is_first, note, noted
 
 app = pgqueue.App()
 EFFECTS = "create table effects (job bigint not null, step text not null)"
@@ -80,3 +80,51 @@ async def returns_what_is_no_json(ctx: pgqueue.Context) -> None:
 @app.task(transactional=True, retry=Fixed(0, attempts=1))
 async def in_a_transaction(ctx: pgqueue.Context[psycopg.AsyncConnection[Any]]) -> None:
     await ctx.step("a", lambda: None)
+
+
+@app.task
+async def dead_after_its_step(ctx: pgqueue.Context) -> None:
+    def charge() -> str:
+        note(ctx, "charged")
+        return "receipt"
+
+    receipt = await ctx.step("charge", charge)
+    if is_first(ctx):
+        raise pgqueue.Fail("after the step")
+    note(ctx, "went on", receipt=receipt)
+
+
+@app.task
+async def side_by_side(ctx: pgqueue.Context) -> None:
+    async def book(connection: psycopg.AsyncConnection[Any]) -> None:
+        with noted(ctx):
+            await connection.execute("select pg_sleep(0.1)")
+
+    await ctx.step("book", book)
+
+
+@app.task
+def side_by_side_sync(ctx: pgqueue.Context) -> None:
+    def book(connection: psycopg.Connection[Any]) -> None:
+        with noted(ctx):
+            connection.execute("select pg_sleep(0.1)")
+
+    ctx.step("book", book)
+
+
+@app.task(retry=Fixed(0, attempts=1))
+async def nested(ctx: pgqueue.Context) -> None:
+    async def book(_connection: psycopg.AsyncConnection[Any]) -> None:
+        await ctx.step("inner", lambda: None)
+
+    assert await ctx.step("before", lambda: 7) == 7
+    await ctx.step("book", book)
+
+
+@app.task(retry=Fixed(0, attempts=1))
+def nested_sync(ctx: pgqueue.Context) -> None:
+    def book(_connection: psycopg.Connection[Any]) -> None:
+        ctx.step("inner", lambda: None)
+
+    assert ctx.step("before", lambda: 7) == 7
+    ctx.step("book", book)

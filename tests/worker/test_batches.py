@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,22 +11,28 @@ import pytest
 import pgqueue
 from pgqueue import BatchJob, calls
 from pgqueue.drivers import run
+from tests.support import Databases
 from tests.worker import batch_tasks
 from tests.worker.batch_tasks import Document
-from tests.worker.conftest import StartWorker
+from tests.worker.conftest import Service, StartWorker, service
 from tests.worker.harness import History, Rows
 
 APP = "tests.worker.batch_tasks:app"
 
 
+@pytest.fixture(scope="module")
+def running(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker for all tests that do it no harm. Enqueue in one transaction what is to be one batch."""
+    with service(databases, tmp_path_factory, "-c", "40", app=APP) as running:
+        yield running
+
+
 @pytest.mark.parametrize("task", [batch_tasks.index, batch_tasks.index_sync], ids=lambda task: task.name)
-def test_a_full_batch_runs_at_once_and_the_rest_after_its_wait(
-    start_worker: StartWorker, rows: Rows, history: History, task: Any
-) -> None:
+def test_a_full_batch_runs_at_once_and_the_rest_after_its_wait(running: Service, task: Any) -> None:
+    rows = running.rows
     jobs = batch_tasks.app.enqueue_many(rows.connection, [task.item(Document(n)) for n in range(25)])
-    start_worker("-c", "40", app=APP)
     rows.wait_for("completed", *(job.id for job in jobs))
-    starts = history.entries("start")
+    starts = running.history.entries("start", *(job.id for job in jobs))
     assert sorted(entry.said["number"] for entry in starts) == list(range(25))
     assert sorted(entry.said["batch"] for entry in starts) == [5] * 5 + [10] * 20
 
@@ -41,15 +48,14 @@ def test_a_batch_is_no_larger_than_the_worker_has_slots(
 
 
 @pytest.mark.parametrize("task", [batch_tasks.index, batch_tasks.index_sync], ids=lambda task: task.name)
-def test_each_job_of_a_batch_has_its_own_outcome(
-    start_worker: StartWorker, rows: Rows, history: History, task: Any
-) -> None:
+def test_each_job_of_a_batch_has_its_own_outcome(running: Service, task: Any) -> None:
+    rows = running.rows
     outcomes = ["complete", "retry", "snooze", "fail", "cancel", "error"]
-    ids = {
-        outcome: task.enqueue(rows.connection, Document(number, outcome)).id
-        for number, outcome in enumerate(outcomes)
-    }
-    start_worker(app=APP)
+    with rows.connection.transaction():
+        ids = {
+            outcome: task.enqueue(rows.connection, Document(number, outcome)).id
+            for number, outcome in enumerate(outcomes)
+        }
     rows.wait_for("completed", ids["complete"])
     expected = {
         "complete": ("completed", 1), "retry": ("scheduled", 1), "snooze": ("scheduled", 0), "fail": ("dead", 1),
@@ -59,38 +65,45 @@ def test_each_job_of_a_batch_has_its_own_outcome(
         state, attempt = expected[outcome]
         (row,) = rows.wait_for(state, id)
         assert row["attempt"] == attempt, outcome
-    assert {entry.said["batch"] for entry in history.entries("start")} == {6}
-    errors = {
-        row["job_id"]: row["message"] for row in rows.all("select job_id, message from pgqueue.job_failures")
-    }
-    assert errors[ids["error"]] == "of this one alone"
+    assert {entry.said["batch"] for entry in running.history.entries("start", *ids.values())} == {6}
+    query = "select message from pgqueue.job_failures where job_id = %s"
+    assert rows.value(query, ids["error"]) == "of this one alone"
 
 
-def test_an_error_of_the_handler_is_every_jobs_that_had_not_ended(
-    start_worker: StartWorker, rows: Rows
-) -> None:
-    ended = batch_tasks.raises.enqueue(rows.connection, Document(1, "cancel")).id
-    others = [batch_tasks.raises.enqueue(rows.connection, Document(n)).id for n in (2, 3)]
-    start_worker(app=APP)
+def test_an_error_of_the_handler_is_every_jobs_that_had_not_ended(running: Service) -> None:
+    rows = running.rows
+    with rows.connection.transaction():
+        ended = batch_tasks.raises.enqueue(rows.connection, Document(1, "cancel")).id
+        others = [batch_tasks.raises.enqueue(rows.connection, Document(n)).id for n in (2, 3)]
     rows.wait_for("cancelled", ended)
     rows.wait_for("scheduled", *others)
-    messages = rows.all("select job_id, message from pgqueue.job_failures order by job_id")
+    query = "select job_id, message from pgqueue.job_failures where job_id = any(%s) order by job_id"
+    messages = rows.all(query, [ended, *others])
     assert [(row["job_id"], row["message"]) for row in messages] == [
         (id, "the index is away") for id in others
     ]
 
 
-def test_a_batch_that_takes_too_long_fails_as_a_whole(start_worker: StartWorker, rows: Rows) -> None:
-    ids = [batch_tasks.too_slow.enqueue(rows.connection, Document(n)).id for n in range(4)]
-    start_worker(app=APP)
+def test_a_batch_that_takes_too_long_fails_as_a_whole(running: Service) -> None:
+    rows = running.rows
+    with rows.connection.transaction():
+        ids = [batch_tasks.too_slow.enqueue(rows.connection, Document(n)).id for n in range(4)]
     for id in ids:
         assert rows.letter(id)["error"] == "pgqueue.errors.TimedOut"
 
 
-def test_a_job_that_is_cancelled_leaves_its_batch(
-    start_worker: StartWorker, rows: Rows, history: History
-) -> None:
-    start_worker("-c", "10", app=APP)
+def test_a_batch_that_runs_for_nobody_any_more_is_cancelled(running: Service) -> None:
+    rows, history = running.rows, running.history
+    with rows.connection.transaction():
+        ids = [batch_tasks.held.enqueue(rows.connection, Document(n)).id for n in range(3)]
+    history.wait_for("start", *ids, count=3)
+    run(rows.connection, calls.cancel(ids))
+    rows.wait_for("cancelled", *ids)
+    history.wait_for("cancelled", *ids, count=3)
+
+
+def test_a_job_that_is_cancelled_leaves_its_batch(running: Service) -> None:
+    rows, history = running.rows, running.history
     gathering = batch_tasks.held.enqueue(rows.connection, Document(1)).id
     rows.wait_for("running", gathering)
     run(rows.connection, calls.cancel([gathering]))
@@ -99,21 +112,10 @@ def test_a_job_that_is_cancelled_leaves_its_batch(
     history.wait_for("start", *ids, count=3)
     run(rows.connection, calls.cancel(ids[:1]))
     rows.wait_for("cancelled", ids[0])
-    history.open("hold")
+    history.open("hold")  # for all tests after this one
     rows.wait_for("completed", *ids[1:])
-    assert [entry.job for entry in history.entries("was cancelled")] == ids[:1]
+    assert [entry.job for entry in history.entries("was cancelled", *ids)] == ids[:1]
     assert history.entries("start", gathering) == []
-
-
-def test_a_batch_that_runs_for_nobody_any_more_is_cancelled(
-    start_worker: StartWorker, rows: Rows, history: History
-) -> None:
-    start_worker("-c", "10", app=APP)
-    ids = [batch_tasks.held.enqueue(rows.connection, Document(n)).id for n in range(3)]
-    history.wait_for("start", *ids, count=3)
-    run(rows.connection, calls.cancel(ids))
-    rows.wait_for("cancelled", *ids)
-    history.wait_for("cancelled", count=3)
 
 
 def test_a_worker_that_stops_gives_a_batch_back(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -11,12 +12,22 @@ import pytest
 import pgqueue
 from pgqueue import calls
 from pgqueue.drivers import run
-from tests.support import wait_for_lock_wait
+from pgqueue.settings import Settings
+from pgqueue.worker import services
+from tests.support import Databases, wait_for_lock_wait
 from tests.worker import tasks, transactional_tasks
-from tests.worker.conftest import StartWorker
-from tests.worker.harness import History, Rows, frozen
+from tests.worker.conftest import Service, StartWorker, service
+from tests.worker.harness import History, Rows, frozen, until
 
 TRANSACTIONAL = "tests.worker.transactional_tasks:app"
+
+
+@pytest.fixture(scope="module")
+def running(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker for all tests that do it no harm."""
+    with service(databases, tmp_path_factory, "-c", "4", app=TRANSACTIONAL) as running:
+        running.rows.connection.execute(transactional_tasks.EFFECTS)
+        yield running
 
 
 def cancel(rows: Rows, *ids: int, reason: str = "withdrawn") -> list[str]:
@@ -46,10 +57,8 @@ def test_a_running_async_handler_is_cancelled_at_once_and_cleans_up(
     assert rows.all("select * from pgqueue.job_failures") == []
 
 
-def test_a_thread_is_told_and_ends_as_cancelled_when_it_raises(
-    start_worker: StartWorker, rows: Rows, history: History
-) -> None:
-    start_worker()
+def test_a_thread_is_told_and_ends_as_cancelled_when_it_raises(running: Service) -> None:
+    rows, history = running.rows, running.history
     job = tasks.watches_sync.enqueue(rows.connection, then="raise").id
     history.wait_for("start", job)
     assert cancel(rows, job) == ["asked"]
@@ -57,10 +66,8 @@ def test_a_thread_is_told_and_ends_as_cancelled_when_it_raises(
     assert reason_of(rows, job) == "withdrawn"
 
 
-def test_a_handler_that_finishes_all_the_same_has_completed(
-    start_worker: StartWorker, rows: Rows, history: History
-) -> None:
-    start_worker()
+def test_a_handler_that_finishes_all_the_same_has_completed(running: Service) -> None:
+    rows, history = running.rows, running.history
     job = tasks.watches_sync.enqueue(rows.connection, then="return").id
     history.wait_for("start", job)
     assert cancel(rows, job) == ["asked"]
@@ -82,42 +89,49 @@ def test_a_handler_that_will_not_be_cancelled_is_left_behind(
 
 
 @pytest.mark.parametrize("kind", [task.name for task in transactional_tasks.KINDS])
-def test_a_cancelled_transaction_leaves_nothing_or_has_completed(
-    start_worker: StartWorker, rows: Rows, history: History, kind: str
-) -> None:
-    rows.connection.execute(transactional_tasks.EFFECTS)
-    start_worker(app=TRANSACTIONAL)
+def test_a_cancelled_transaction_leaves_nothing_or_has_completed(running: Service, kind: str) -> None:
+    rows, history = running.rows, running.history
+    effects = "select count(*) from effects where job = %s"
     (task,) = [task for task in transactional_tasks.KINDS if task.name == kind]
-    job = task.enqueue(rows.connection, gate="hold").id
+    job = task.enqueue(rows.connection, gate=kind).id
     history.wait_for("start", job)
     cancel(rows, job)
     if not task.is_async:
-        history.open("hold")  # a thread cannot be stopped: it finishes first
+        history.open(kind)  # a thread cannot be stopped: it finishes first
         rows.wait_for("completed", job)
-        assert rows.value("select count(*) from effects") == 1
+        assert rows.value(effects, job) == 1
         return
     rows.wait_for("cancelled", job)
-    assert rows.value("select count(*) from effects") == 0
+    assert rows.value(effects, job) == 0
 
 
 def test_a_job_that_waits_in_a_workers_hand_never_starts(
     start_worker: StartWorker, rows: Rows, history: History
 ) -> None:
+    """It ends as its worker's attempt: one that was given back first would have none, and no worker."""
     worker = start_worker("-c", "1")
     with rows.connection.transaction():
-        fast = [tasks.quick.enqueue(rows.connection).id for _ in range(600)]
-        slow = [tasks.hold.enqueue(rows.connection).id for _ in range(5)]
-    history.wait_for("start", slow[0])
-    held = [row["id"] for row in rows.all("select id from pgqueue.running_jobs order by id")][1:]
+        for _ in range(600):
+            tasks.quick.enqueue(
+                rows.connection
+            )  # a worker takes so many at once ahead of itself only after quick ones
+        slow = [tasks.quick.enqueue(rows.connection, seconds=0.1).id for _ in range(40)]
+
+    def held() -> list[int]:
+        query = "select id from pgqueue.running_jobs where id = any(%s) order by id"
+        ids = [row["id"] for row in rows.all(query, slow)]
+        return ids[-3:] if len(ids) >= 8 else []
+
+    waiting = rows.wait_until(held, message="a hand full of slow jobs")
     (child,) = worker.children().values()
-    with frozen(child):  # so that it cannot give its buffer back meanwhile
-        outcomes = cancel(rows, *slow[1:])
-    rows.wait_for("cancelled", *slow[1:])
-    assert set(outcomes) <= {"asked", "cancelled"}
-    assert history.entries("start", *slow[1:]) == []
-    history.open("hold")
-    rows.wait_for("completed", *fast, slow[0])
-    assert held or "asked" not in outcomes
+    with frozen(child):  # so that none of them starts meanwhile
+        outcomes = cancel(rows, *waiting)
+    ended = rows.wait_for("cancelled", *waiting, timeout=5)
+    assert outcomes == ["asked"] * 3
+    assert history.entries("start", *waiting) == []
+    query = "select attempt, worker_id, reason from pgqueue.finished_jobs where id = any(%s)"
+    expected = {"attempt": 1, "worker_id": next(iter(worker.children())), "reason": "withdrawn"}
+    assert rows.all(query, waiting) == [expected] * len(ended)
 
 
 def test_a_request_that_was_never_heard_is_found(
@@ -128,6 +142,27 @@ def test_a_request_that_was_never_heard_is_found(
     history.wait_for("start", job)
     cancel(rows, job)
     rows.wait_for("cancelled", job)
+
+
+def test_a_worker_that_listens_looks_for_requests_that_it_was_not_told_of(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "CANCELS_SECONDS", 0.05)
+    rows.connection.execute("set pgqueue.notify = off")
+    app = pgqueue.App(settings=Settings(dsn=rows.dsn, wake="listen"))
+
+    @app.task
+    async def hold() -> None:
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        async with pgqueue.Worker(app), asyncio.timeout(10):
+            job = rows.enqueue("hold")
+            await until(lambda: rows.states(job) == ["running"])
+            assert cancel(rows, job) == ["asked"]
+            await until(lambda: rows.states(job) == ["cancelled"])
+
+    asyncio.run(scenario())
 
 
 def test_a_request_outlives_the_worker_that_was_asked(
@@ -237,8 +272,8 @@ def test_jobs_are_cancelled_by_filter_some_at_a_time(rows: Rows) -> None:
         run(rows.connection, calls.cancel_matching(state="dead"))
 
 
-def test_a_handler_cancels_its_own_job(start_worker: StartWorker, rows: Rows) -> None:
-    start_worker()
+def test_a_handler_cancels_its_own_job(running: Service) -> None:
+    rows = running.rows
     job = tasks.withdraws.enqueue(rows.connection).id
     rows.wait_for("cancelled", job)
     assert reason_of(rows, job) == "nothing to do"

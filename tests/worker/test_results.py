@@ -15,7 +15,8 @@ import pytest
 from psycopg import sql
 
 import pgqueue
-from pgqueue import errors
+from pgqueue import calls, errors
+from pgqueue import waiting as ours
 from pgqueue.job import JobState
 from pgqueue.settings import Settings
 from pgqueue.task import Task
@@ -210,9 +211,28 @@ in_both = pytest.mark.parametrize("wait", [pgqueue.App.wait, wait_in_loop], ids=
 
 
 def wait_for_waiter(rows: Rows, id: int, waiters: int = 1) -> None:
-    """Waits until somebody is registered for a job, and has looked since."""
+    """Waits until somebody is registered for a job."""
     query = "select count(distinct channel) from pgqueue.waiters where job_id = %s"
     rows.wait_until(lambda: rows.value(query, id) == waiters, message=f"{waiters} waiters for job {id}")
+
+
+@pytest.fixture
+def listens(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long the waiters have begun to listen: each has looked at its job before, which had not ended."""
+    begun: list[float] = []
+
+    def listen(seconds: float) -> ours.Listen:
+        begun.append(seconds)
+        return listening(seconds)
+
+    listening = ours.Listen
+    monkeypatch.setattr(ours, "Listen", listen)
+    return begun
+
+
+def wait_until_it_relies_on_being_told(rows: Rows, listens: list[float]) -> None:
+    """The looks of a waiter's beginning are behind it; the next one comes by itself in 2 s, or in half a second."""
+    rows.wait_until(lambda: listens and listens[-1] > 1, message="a waiter that listens")
 
 
 @contextlib.contextmanager
@@ -228,16 +248,21 @@ def waiting(wait: Wait, app: pgqueue.App, id: int, **options: Any) -> Iterator[C
 
 @in_both
 def test_a_waiter_is_told_of_the_end_at_once(
-    wait: Wait, app: pgqueue.App, connection: psycopg.Connection, history: History, rows: Rows
+    wait: Wait,
+    app: pgqueue.App,
+    connection: psycopg.Connection,
+    history: History,
+    rows: Rows,
+    listens: list[float],
 ) -> None:
     gate = f"told {wait.__name__}"
     delays = []
     for number in range(3):
+        listens.clear()
         job = tasks.at_the_gate.enqueue(connection, gate=f"{gate} {number}")
         history.wait_for("start", job.id)
         with waiting(wait, app, job.id, timeout="15s") as outcome:
-            wait_for_waiter(rows, job.id)
-            time.sleep(0.3)  # past the looks of its beginning, within the first that would come by itself
+            wait_until_it_relies_on_being_told(rows, listens)
             history.open(f"{gate} {number}")
             rows.wait_for("completed", job.id)
             ended_at = time.monotonic()
@@ -280,15 +305,14 @@ def test_every_ending_is_told(
 
 @in_both
 def test_an_ending_that_commits_after_the_waiter_came_is_told(
-    wait: Wait, app: pgqueue.App, connection: psycopg.Connection, rows: Rows
+    wait: Wait, app: pgqueue.App, connection: psycopg.Connection, rows: Rows, listens: list[float]
 ) -> None:
     """The race: it looked for waiters before there was one, and commits after the waiter has looked at the job."""
     job = tasks.forgets.using(queue="nobody").enqueue(connection)
     with psycopg.connect(rows.dsn) as other:
         other.execute("select pgqueue.cancel(array[%s::bigint])", [job.id])
         with waiting(wait, app, job.id, timeout="15s") as outcome:
-            wait_for_waiter(rows, job.id)
-            time.sleep(0.5)
+            rows.wait_until(lambda: len(listens) > 3, message="a waiter that looks again and again")
             other.commit()
             committed_at = time.monotonic()
             info, told_at = outcome()
@@ -297,18 +321,19 @@ def test_an_ending_that_commits_after_the_waiter_came_is_told(
 
 
 def test_without_looking_at_what_is_under_way_the_ending_would_be_missed(
-    app: pgqueue.App, connection: psycopg.Connection, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    app: pgqueue.App,
+    connection: psycopg.Connection,
+    rows: Rows,
+    listens: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same race with a careless waiter, to see that the arrangement is one."""
-    from pgqueue import calls
-
     monkeypatch.setattr(calls, "endings_under_way", lambda *_: calls.find_jobs(states=["blocked"]))
     job = tasks.forgets.using(queue="nobody").enqueue(connection)
     with psycopg.connect(rows.dsn) as other:
         other.execute("select pgqueue.cancel(array[%s::bigint])", [job.id])
         with waiting(pgqueue.App.wait, app, job.id, timeout="15s") as outcome:
-            wait_for_waiter(rows, job.id)
-            time.sleep(0.5)
+            wait_until_it_relies_on_being_told(rows, listens)
             other.commit()
             committed_at = time.monotonic()
             _, told_at = outcome()
@@ -396,16 +421,18 @@ def test_where_nothing_is_heard_a_waiter_looks(
 
 @in_both
 def test_a_waiter_whose_listen_is_silent_notices_and_looks(
-    wait: Wait, app: pgqueue.App, connection: psycopg.Connection, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    wait: Wait,
+    app: pgqueue.App,
+    connection: psycopg.Connection,
+    rows: Rows,
+    listens: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As behind a transaction pooler: LISTEN is accepted, and nothing is ever heard."""
-    from pgqueue import waiting as ours
-
     monkeypatch.setattr(ours, "_listen", lambda _channel: sql.SQL("listen elsewhere"))
     job = tasks.forgets.using(queue="nobody").enqueue(connection)
     with waiting(wait, app, job.id, timeout="15s") as outcome:
-        wait_for_waiter(rows, job.id)
-        time.sleep(0.2)
+        wait_until_it_relies_on_being_told(rows, listens)
         app.cancel(job.id)
         cancelled_at = time.monotonic()
         info, told_at = outcome()

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from pgqueue.worker.slots import GRACE_SECONDS
+from tests.support import Databases
 from tests.worker import tasks, transactional_tasks
-from tests.worker.conftest import StartWorker
+from tests.worker.conftest import Service, StartWorker, service
 from tests.worker.harness import History, Rows
 
 TRANSACTIONAL = "tests.worker.transactional_tasks:app"
 LAST = {"timeout": 0.3, "max_attempts": 1}
+
+
+@pytest.fixture(scope="module")
+def running(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker for all tests that leave no slot of it taken."""
+    with service(databases, tmp_path_factory, "-c", "4", app=TRANSACTIONAL) as running:
+        running.rows.connection.execute(transactional_tasks.EFFECTS)
+        yield running
 
 
 def test_an_async_handler_is_cancelled_cleans_up_and_its_attempt_counts_as_failed(
@@ -32,10 +42,8 @@ def test_an_async_handler_is_cancelled_cleans_up_and_its_attempt_counts_as_faile
     assert worker.events("slot.stuck") == []
 
 
-def test_after_a_timeout_the_retry_policy_decides(
-    start_worker: StartWorker, rows: Rows, history: History
-) -> None:
-    start_worker()
+def test_after_a_timeout_the_retry_policy_decides(running: Service) -> None:
+    rows, history = running.rows, running.history
     job = tasks.hold_first.using(timeout=0.3).enqueue(rows.connection).id
     history.wait_for("start", job)
     rows.wait_until(lambda: rows.states(job) == ["scheduled"], message="the retry to be scheduled")
@@ -100,15 +108,12 @@ def test_a_worker_whose_threads_are_stuck_is_replaced(
 
 
 @pytest.mark.parametrize("kind", [task.name for task in transactional_tasks.KINDS])
-def test_a_transaction_that_takes_too_long_leaves_nothing(
-    start_worker: StartWorker, rows: Rows, history: History, kind: str
-) -> None:
-    rows.connection.execute(transactional_tasks.EFFECTS)
-    start_worker("-c", "4", app=TRANSACTIONAL)
+def test_a_transaction_that_takes_too_long_leaves_nothing(running: Service, kind: str) -> None:
+    rows = running.rows
     (task,) = [task for task in transactional_tasks.KINDS if task.name == kind]
-    job = task.using(**LAST).enqueue(rows.connection, gate="hold").id
+    job = task.using(**LAST).enqueue(rows.connection, gate=kind).id
     assert rows.letter(job)["error"] == "pgqueue.errors.TimedOut"
-    history.open("hold")  # a thread goes on, and finds that its lease is lost
+    running.history.open(kind)  # a thread goes on, and finds that its lease is lost
     rows.wait_until(
         lambda: (
             not rows.value(
@@ -117,7 +122,7 @@ def test_a_transaction_that_takes_too_long_leaves_nothing(
         ),
         message="the transaction to end",
     )
-    assert rows.value("select count(*) from effects") == 0
+    assert rows.value("select count(*) from effects where job = %s", job) == 0
     assert rows.states(job) == ["dead"]
 
 
@@ -141,32 +146,23 @@ def test_a_handler_that_blocks_the_loop_is_ended_by_the_supervisor(
 
 @pytest.mark.parametrize("moment", ["expired", "in time"])
 @pytest.mark.parametrize("kind", ["duration", "datetime"])
-def test_a_job_that_has_expired_never_starts(
-    start_worker: StartWorker, rows: Rows, history: History, kind: str, moment: str
-) -> None:
+def test_a_job_that_has_expired_never_starts(running: Service, kind: str, moment: str) -> None:
+    rows, history = running.rows, running.history
     seconds = 0.05 if moment == "expired" else 3600
     expires: Any = seconds if kind == "duration" else datetime.now(UTC) + timedelta(seconds=seconds)
-    task = tasks.quick.using(expires=expires)
-    job = task.enqueue(rows.connection).id
-    rows.wait_until(
-        lambda: rows.value(
-            "select clock_timestamp() > created_at + interval '60 ms' from pgqueue.ready_jobs"
-        ),
-        message="its time to pass",
-    )
-    start_worker()
+    job = tasks.quick.using(expires=expires, delay=0.1).enqueue(rows.connection).id
     if moment == "in time":
         rows.wait_for("completed", job)
         return
     (row,) = rows.wait_for("cancelled", job)
     assert rows.value("select reason from pgqueue.finished_jobs where id = %s", job) == "expired"
     assert row["attempt"] == 1
-    assert history.entries() == []
+    assert history.entries(None, job) == []
 
 
-def test_a_time_that_is_none_does_not_keep_a_job_from_starting(start_worker: StartWorker, rows: Rows) -> None:
+def test_a_time_that_is_none_does_not_keep_a_job_from_starting(running: Service) -> None:
     """Another language wrote it."""
-    worker = start_worker()
+    rows = running.rows
     job = rows.enqueue("quick", options='{"expires_at": "noon-ish", "timeout": "soon"}')
     rows.wait_for("completed", job)
-    worker.wait_for("database.refused")
+    running.worker.wait_for("database.refused")

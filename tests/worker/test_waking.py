@@ -184,12 +184,13 @@ async def claimer_on(
             session_lock=False,
         )
     )
+    given: dict[str, Any] = {"listens": True, "poll_interval": 60.0, "give_back": hand.take_out} | options
     claimer = Claimer(
         link=link,
         hand=hand,
         worker_id=worker_id,
         limits=limits or {"default": None},
-        **{"listens": True, "poll_interval": 60.0} | options,
+        **given,
     )
     try:
         yield Bench(claimer, hand, link, worker_id)
@@ -266,6 +267,31 @@ def test_a_claim_takes_no_more_than_there_is_room_for(database: str, rows: Rows)
         rows.enqueue("quick")
     assert sum(asyncio.run(scenario())) == 4
     assert rows.value("select count(*) from pgqueue.running_jobs") == 4
+
+
+def test_a_limit_that_is_set_while_a_claim_is_under_way_holds_for_what_it_brings(
+    database: str, rows: Rows
+) -> None:
+    """The link is slow on purpose: the claim has been sent with other limits."""
+
+    async def scenario() -> tuple[list[int], list[int]]:
+        given_back: list[int] = []
+        async with claimer_on(
+            database, give_back=lambda leases: given_back.extend(sorted(id for id, _ in leases))
+        ) as bench:
+            run_call = bench.link.run
+
+            async def slowly(call: Any) -> Any:
+                answer = await run_call(call)
+                assert bench.claimer.limit({"default": 1})
+                return answer
+
+            bench.link.run = slowly  # type: ignore[method-assign]
+            assert await bench.claimer.run_once() == 3
+            return [job.id for job in bench.hand.waiting], given_back
+
+    ids = [rows.enqueue("quick") for _ in range(3)]
+    assert asyncio.run(scenario()) == (ids, ids[1:])
 
 
 def test_a_job_that_commits_late_below_the_cursor_is_claimed(database: str, rows: Rows) -> None:

@@ -16,11 +16,13 @@ import pytest
 
 from pgqueue import calls
 from pgqueue.errors import DatabaseUnavailable
+from pgqueue.worker import link as worker_link
 from pgqueue.worker.link import OUTAGES, Link, connect
 from pgqueue.worker.listener import Listener
 from pgqueue.worker.wire import Wire
 from tests.support import Databases
 from tests.support.databases import install
+from tests.worker.harness import until
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -219,3 +221,20 @@ def test_text_arrives_unchanged_from_a_database_of_another_encoding(databases: D
         assert asyncio.run(claim()) == "crème brûlée"
     finally:
         databases.drop(dsn)
+
+
+def test_whoever_is_cancelled_while_he_connects_leaves_no_session_behind(
+    database: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_link, "_SESSION", "select pg_sleep(60)")
+    sessions = "select count(*) from pg_stat_activity where application_name = 'cancelled' and query like %s"
+
+    async def connecting() -> None:
+        task = asyncio.create_task(connect(database, name="cancelled", pooled=False))
+        await until(lambda: connection.execute(sessions, ["%pg_sleep%"]).fetchone() == (1,))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: connection.execute(sessions, ["%"]).fetchone() == (0,))
+
+    asyncio.run(connecting())

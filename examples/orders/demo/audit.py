@@ -23,6 +23,8 @@ from pgqueue import Job
 Problems: TypeAlias = tuple[str, ...]
 """What is wrong, one line each; empty when nothing is."""
 
+PIPELINE = ("validate_payment", "reserve_inventory", "send_confirmation")
+"""The tasks of an order; the others run by the clock."""
 INSUFFICIENT, STOLEN, FLAKY = "tok_9995", "tok_9979", "tok_0119"
 """The cards of `orders.gateway` that do not go through at once."""
 
@@ -92,6 +94,8 @@ class Facts:
     confirmations: Sequence[tuple[str, str]]
     """Order and Message-ID."""
     stock: Mapping[str, int]
+    runs: Sequence[int | None]
+    """The job of each due time of the schedules."""
     jobs: Sequence[JobRow]
     letters: Sequence[LetterRow]
     mails: Sequence[Mail]
@@ -122,6 +126,7 @@ def look(connection: psycopg.Connection[Any], mails: Sequence[Mail]) -> Facts:
             payments=dict(pairs("select order_id, amount_cents from payments")),
             confirmations=pairs("select order_id, message_id from confirmations"),
             stock=dict(pairs("select sku, stock from products")),
+            runs=[job for (job,) in connection.execute("select job_id from pgqueue_bi.schedule_runs")],
             jobs=rows(JobRow, "select id, task, state, attempt, crashes from pgqueue_bi.jobs"),
             letters=rows(
                 LetterRow,
@@ -198,8 +203,14 @@ def audit(journal: Journal, facts: Facts) -> list[Claim]:
             auditor.replayed(),
         ),
         Claim(
-            "jobs",
-            f"{len(facts.jobs)}",
+            "due times of schedules",
+            f"{len(facts.runs)}",
+            "each made one job, which completed",
+            auditor.runs(),
+        ),
+        Claim(
+            "jobs of orders",
+            f"{len(auditor.pipeline)}",
             f"{3 * len(auditor.paid)} completed, {len(auditor.declined)} dead, none left, no run unexplained",
             auditor.states() + auditor.attempts(),
         ),
@@ -214,6 +225,7 @@ class _Auditor:
         self.facts = facts
         self.orders = {order.id: order for order in facts.orders}
         self.jobs = {job.id: job for job in facts.jobs}
+        self.pipeline = [job for job in facts.jobs if job.task in PIPELINE]
         self.cards = {reference: request.card for reference, request in journal.placed.items()}
         if journal.replayed is not None:
             self.cards[journal.replayed] = "another one"
@@ -319,7 +331,7 @@ class _Auditor:
         return _differ(f"status of {self.journal.replayed}", "confirmed", order and order.status)
 
     def states(self) -> Problems:
-        found = Counter((job.task, job.state) for job in self.facts.jobs)
+        found = Counter((job.task, job.state) for job in self.pipeline)
         expected = {
             ("validate_payment", "completed"): len(self.paid),
             ("validate_payment", "dead"): len(self.declined),
@@ -330,6 +342,13 @@ class _Auditor:
         for kind in sorted(expected.keys() | found.keys()):
             wrong += _differ(" ".join(kind), expected.get(kind, 0), found[kind])
         return wrong
+
+    def runs(self) -> Problems:
+        jobs = [job for job in self.facts.jobs if job.task not in PIPELINE]
+        wrong = _same("job of a due time", (str(job.id) for job in jobs), map(str, self.facts.runs))
+        return wrong + tuple(
+            f"job {job.id}, {job.task}, is {job.state}" for job in jobs if job.state != "completed"
+        )
 
     def attempts(self) -> Problems:
         """Every run after a job's first is explained: by the card, or by a crash."""

@@ -131,6 +131,7 @@ class Scene:
         await asyncio.gather(self._place_orders(), self._kill_a_worker())
         await self._until_settled()
         await self._replay()
+        await self._pause_schedules()
         await self._until_settled()
 
     # Orders
@@ -219,6 +220,10 @@ class Scene:
             )
         self._journal.replayed = order_id
         self._screen.say(f"order {order_id} has another card now: its dead letter is replayed", "bold green")
+
+    async def _pause_schedules(self) -> None:
+        """The show is over, and no minute that begins now may leave a job behind."""
+        await self._observer.execute("select pgqueue.pause_schedule(name) from pgqueue_bi.schedules")
 
     # Watching
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -48,6 +49,7 @@ class Transactions:
     def __init__(self, *, dsn: str, size: int, threads: Threads, pooled: bool):
         self._dsn = dsn
         self._slots = asyncio.Semaphore(size)
+        self._sync_slots = threading.BoundedSemaphore(size)
         self._threads = threads
         self._prepare = None if pooled else 5
         self._idle: list[psycopg.AsyncConnection[Any]] = []
@@ -85,8 +87,8 @@ class Transactions:
 
     @contextmanager
     def sync_transaction(self) -> Iterator[psycopg.Connection[Any]]:
-        """The same in a thread."""
-        with ExitStack() as stack:
+        """The same in a thread. At most `size` at once, beside those above, which only the loop may wait for."""
+        with self._sync_slots, ExitStack() as stack:
             yield self._begin_sync(stack)
 
     async def close(self) -> None:

@@ -19,6 +19,7 @@ declare
     ended bigint[];
     all_ended bigint[] := '{}';
     asked bigint[];
+    all_asked bigint[] := '{}';
     held_keys jsonb;
 begin
     for round in 1 .. 3 loop
@@ -81,10 +82,12 @@ begin
         return query select a.id, 'asked' from unnest(asked) as a (id);
         missing := array(select m.id from unnest(missing) as m (id) where m.id <> all (ended || asked));
         all_ended := all_ended || ended;
+        all_asked := all_asked || asked;
     end loop;
     if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
         perform pgqueue.tell_waiters(all_ended);
     end if;
+    perform pgqueue.audited('cancel', ids => all_ended || all_asked, details => jsonb_build_object('reason', cancel.reason));
     return query select m.id, 'finished' from unnest(missing) as m (id)
                   where exists (select from pgqueue.finished_jobs as f where f.id = m.id);
 end $$;

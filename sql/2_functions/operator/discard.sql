@@ -22,6 +22,7 @@ begin
           from gone as g
     )
     select coalesce(array_agg(g.id), '{}') into discarded from gone as g;
+    perform pgqueue.audited('discard', ids => discarded);
     return discarded;
 end $$;
 comment on function pgqueue.discard(bigint[]) is

@@ -1,8 +1,10 @@
--- The ids of jobs in any state by filter, newest first. Called by operators: jobs list, and before jobs cancel.
--- Locks: none. Index: the primary keys, backwards; the history is read a day after the other until there are enough.
+-- The ids of jobs in any state by filter, newest first. Called by operators: jobs list, and before what they do by filter.
+-- Locks: none. Index: the primary keys, backwards; the history is read a day after the other until there are enough. By
+-- fingerprint the failures are scanned first.
 create function pgqueue.find_jobs(
     of_states text[] default null, of_queue text default null, of_task text default null, of_tag text default null,
-    max_rows integer default 100
+    max_rows integer default 100, created_after timestamptz default null, created_before timestamptz default null,
+    of_fingerprint text default null, of_args jsonb default null
 ) returns table (id bigint)
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan
@@ -10,6 +12,7 @@ as $$
 #variable_conflict use_column
 declare
     wanted constant text[] := coalesce(of_states, '{scheduled,ready,blocked,running,completed,cancelled,dead}');
+    failed bigint[];
     finished bigint[] := '{}';
     of_day date;
     found_here bigint[];
@@ -17,6 +20,9 @@ begin
     if not wanted <@ '{scheduled,ready,blocked,running,completed,cancelled,dead}'::text[] then
         raise exception using errcode = 'PQ001', message = format('of_states: %s', left(wanted::text, 80)),
             hint = 'scheduled, ready, blocked, running, completed, cancelled, dead.';
+    end if;
+    if of_fingerprint is not null then
+        failed := array(select distinct f.job_id from pgqueue.job_failures as f where f.fingerprint = of_fingerprint);
     end if;
     if wanted && '{completed,cancelled}' then
         for of_day in
@@ -27,10 +33,9 @@ begin
         loop
             found_here := array(
                 select f.id from pgqueue.finished_jobs as f
-                 where f.day = of_day and f.state = any (wanted)
-                   and (find_jobs.of_queue is null or f.queue = find_jobs.of_queue)
-                   and (find_jobs.of_task is null or f.task = find_jobs.of_task)
-                   and (find_jobs.of_tag is null or f.options -> 'tags' ? find_jobs.of_tag)
+                 where f.day = of_day and f.state = any (wanted) and (failed is null or f.id = any (failed))
+                   and pgqueue.matches(f.queue, f.task, f.created_at, f.args, f.options,
+                                       of_queue, of_task, of_tag, created_after, created_before, of_args)
                  order by f.id desc limit max_rows);
             finished := finished || found_here;
             exit when cardinality(finished) >= max_rows;
@@ -41,44 +46,39 @@ begin
       from ((select f.id from unnest(finished) as f (id))
             union all
             (select r.id from pgqueue.ready_jobs as r
-              where 'ready' = any (wanted)
-                and (find_jobs.of_queue is null or r.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or r.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or r.options -> 'tags' ? find_jobs.of_tag)
+              where 'ready' = any (wanted) and (failed is null or r.id = any (failed))
+                and pgqueue.matches(r.queue, r.task, r.created_at, r.args, r.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by r.id desc limit max_rows)
             union all
             (select s.id from pgqueue.scheduled_jobs as s
-              where 'scheduled' = any (wanted)
-                and (find_jobs.of_queue is null or s.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or s.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or s.options -> 'tags' ? find_jobs.of_tag)
+              where 'scheduled' = any (wanted) and (failed is null or s.id = any (failed))
+                and pgqueue.matches(s.queue, s.task, s.created_at, s.args, s.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by s.id desc limit max_rows)
             union all
             (select b.id from pgqueue.blocked_jobs as b
-              where 'blocked' = any (wanted)
-                and (find_jobs.of_queue is null or b.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or b.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or b.options -> 'tags' ? find_jobs.of_tag)
+              where 'blocked' = any (wanted) and (failed is null or b.id = any (failed))
+                and pgqueue.matches(b.queue, b.task, b.created_at, b.args, b.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by b.id desc limit max_rows)
             union all
-            (select r.id from pgqueue.running_jobs as r
-              where 'running' = any (wanted)
-                and (find_jobs.of_queue is null or r.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or r.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or r.options -> 'tags' ? find_jobs.of_tag)
-              order by r.id desc limit max_rows)
+            (select a.id from pgqueue.running_jobs as a
+              where 'running' = any (wanted) and (failed is null or a.id = any (failed))
+                and pgqueue.matches(a.queue, a.task, a.created_at, a.args, a.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
+              order by a.id desc limit max_rows)
             union all
             (select d.id from pgqueue.dead_letters as d
-              where 'dead' = any (wanted)
-                and (find_jobs.of_queue is null or d.queue = find_jobs.of_queue)
-                and (find_jobs.of_task is null or d.task = find_jobs.of_task)
-                and (find_jobs.of_tag is null or d.options -> 'tags' ? find_jobs.of_tag)
+              where 'dead' = any (wanted) and (failed is null or d.id = any (failed) or d.fingerprint = of_fingerprint)
+                and pgqueue.matches(d.queue, d.task, d.created_at, d.args, d.options,
+                                    of_queue, of_task, of_tag, created_after, created_before, of_args)
               order by d.id desc limit max_rows)) as j
      order by j.id desc
      limit max_rows;
 end $$;
-comment on function pgqueue.find_jobs(text[], text, text, text, integer) is
-'The ids of jobs that match every filter given, newest first. of_states: any of scheduled, ready, blocked, running, completed, cancelled, dead.';
+comment on function pgqueue.find_jobs(text[], text, text, text, integer, timestamptz, timestamptz, text, jsonb) is
+'The ids of jobs that match every filter given, newest first. of_states: any of scheduled, ready, blocked, running, completed, cancelled, dead. created_after, created_before: when it was enqueued. of_fingerprint: an attempt of it failed so. of_args: part of its args, as by @>.';
 
 -- What look() leaves out: a job's args and options, its failures and its reports. Called by operators: jobs show.
 -- Locks: none. Index: as of look.

@@ -10,7 +10,7 @@ create function pgqueue.enqueue(
     priority        integer          default 5,
     run_at          timestamptz      default null,
     delay           double precision default null,
-    max_attempts    integer          default 5,
+    max_attempts    integer          default null,
     unique_key      text             default null,
     idempotency_key text             default null,
     options         jsonb            default null,
@@ -30,6 +30,9 @@ declare
 begin
     if args is null then
         args := '{}';
+    end if;
+    if max_attempts is null and pg_sequence_last_value('pgqueue.attempts_set') is not null then
+        max_attempts := (select q.max_attempts from pgqueue.queues as q where q.name = line);
     end if;
     if not (coalesce(length(task) between 1 and 200 and jsonb_typeof(args) = 'object', false)
             and length(line) between 1 and 100 and line !~ '[[:cntrl:]*"'']' and task !~ '[[:cntrl:]]'
@@ -85,6 +88,7 @@ begin
                    enqueue.unique_key, enqueue.options
              where due > clock_timestamp();
             if found then
+                perform pgqueue.wake_leader(due);
                 enqueue.id := own_id;
                 enqueue.created := true;
                 enqueue.outcome := 'created';

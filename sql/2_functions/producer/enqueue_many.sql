@@ -22,6 +22,7 @@ declare
     holder bigint;
     outcome text;
     again bigint[] := '{}';
+    first_due timestamptz;
     asked jsonb;
 begin
     if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -35,6 +36,13 @@ begin
         return;
     end if;
     keyed := jsonb_path_exists(jobs, '$[*].unique_key') or jsonb_path_exists(jobs, '$[*].idempotency_key');
+    if pg_sequence_last_value('pgqueue.attempts_set') is not null then
+        jobs := (select jsonb_agg(case when j.job ->> 'max_attempts' is null and q.name is not null
+                                       then j.job || jsonb_build_object('max_attempts', q.max_attempts) else j.job end order by j.n)
+                   from jsonb_array_elements(jobs) with ordinality as j (job, n)
+                   left join pgqueue.queues as q on q.name = coalesce(j.job ->> 'queue', 'default') and q.max_attempts is not null
+                                                and jsonb_typeof(j.job) = 'object');
+    end if;
     if keyed then
         perform pgqueue.reject_jobs(jobs);  -- before a key is waited for
     end if;
@@ -162,6 +170,7 @@ begin
                                                 args, unique_key, options)
             select g.id, g.due, now(), g.lane, 0, g.max_attempts, 0, g.queue, g.task, g.args, g.unique_key, g.options
               from given as g where g.due > g.seen_at
+            returning run_at
         ), overdue as (
             insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
@@ -169,8 +178,12 @@ begin
               from given as g where g.due <= g.seen_at
             returning queue
         )
-        select lines || coalesce(array_agg(o.queue), '{}'),
-               line_jobs || coalesce(array_agg(1::bigint), '{}') into lines, line_jobs from overdue as o;
+        select lines || coalesce(array_agg(o.queue), '{}'), line_jobs || coalesce(array_agg(1::bigint), '{}'),
+               (select min(s.run_at) from scheduled as s)
+          into lines, line_jobs, first_due from overdue as o;
+        if first_due is not null then
+            perform pgqueue.wake_leader(first_due);
+        end if;
     end if;
     perform pgqueue.notify_sleepers(l.queue, sum(l.jobs)::integer)
        from unnest(lines, line_jobs) as l (queue, jobs) group by l.queue;

@@ -70,6 +70,7 @@ begin
             select m.id, due, m.created_at, m.lane | 1, m.attempt, m.max_attempts, m.crashes, m.queue, m.task, m.args,
                    m.unique_key, m.options
               from moved as m;
+            perform pgqueue.wake_leader(due);
         end if;
     end if;
     if is_ready and outcome <> 'postponed' then

@@ -9,6 +9,7 @@ as $$
 declare
     follower record;
     lines text[];
+    later timestamptz;
     unblocked integer := 0;
 begin
     for follower in
@@ -45,6 +46,7 @@ begin
             select g.id, g.run_at, g.created_at, g.lane, g.attempt, g.max_attempts, g.crashes, g.queue, g.task, g.args,
                    g.unique_key, g.options
               from gone as g where g.run_at > g.seen_at
+            returning run_at
         ), due as (
             insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task,
                                             args, unique_key, options)
@@ -53,7 +55,10 @@ begin
               from gone as g where g.run_at <= g.seen_at
             returning queue
         )
-        select array_agg(d.queue) into lines from due as d;
+        select array_agg(d.queue), (select e.run_at from early as e) into lines, later from due as d;
+        if later is not null then
+            perform pgqueue.wake_leader(later);
+        end if;
         if lines is not null then
             perform pgqueue.notify_sleepers(follower.queue, 1);
         end if;

@@ -34,12 +34,12 @@ begin
        set run_at = r.run_at - passed, created_at = r.created_at - passed,
            options = case when r.options ? 'expires_at' then jsonb_set(r.options, '{expires_at}',
                to_jsonb((r.options ->> 'expires_at')::timestamptz - passed)) else r.options end;
-    update pgqueue.blocked_jobs as b set run_at = b.run_at - passed, created_at = b.created_at - passed;
     update pgqueue.blocked_jobs as b
        set run_at = b.run_at - passed, created_at = b.created_at - passed,
            options = case when b.options ? 'expires_at' then jsonb_set(b.options, '{expires_at}',
                to_jsonb((b.options ->> 'expires_at')::timestamptz - passed)) else b.options end;
     update pgqueue.unique_keys as k set expires_at = k.expires_at - passed where k.expires_at is not null;
+    perform pgqueue.wake_leader(clock_timestamp());
     select count(*) into due from pgqueue.scheduled_jobs as s where s.run_at <= clock_timestamp();
     return due;
 end $$;

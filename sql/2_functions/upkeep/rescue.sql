@@ -64,13 +64,13 @@ begin
     ), died as (
         insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
                                           max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
-                                          message, errors)
+                                          message, errors, fingerprint)
         select j.id, j.worker_id, j.run_at, j.created_at, j.claimed_at, j.failed_at, j.lane | 1, j.attempt,
                j.max_attempts, least(j.crashes + j.crashed::integer, 32767), j.queue, j.task, j.args, j.unique_key,
                j.options, 'crashed', 'pgqueue.Crashed', j.message,
                pgqueue.earlier_failures(j.id) || jsonb_build_object(
                    'attempt', j.attempt, 'failed_at', j.failed_at, 'error', 'pgqueue.Crashed', 'message', j.message,
-                   'traceback', null)
+                   'traceback', null), 'crashed'
           from judged as j where j.is_dead
     )
     select count(*), array_agg(j.queue) filter (where not j.is_dead),

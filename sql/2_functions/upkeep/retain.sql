@@ -1,5 +1,5 @@
 -- Makes the day partitions ahead, and forgets idempotency keys that have expired and steps of jobs that have ended, at
--- most 1,000 a call.
+-- most 1,000 a call. Notes how the last jobs of schedules have ended that do not tick any more.
 -- Called by the leader, once an hour. The only place with dynamic SQL: a partition's name is its day.
 -- Locks: SHARE UPDATE EXCLUSIVE on the parents, by ATTACH (create ... partition of would wait behind BI readers, and
 -- completions behind it). Index: unique_keys_expiry, job_steps_by_time.
@@ -44,6 +44,7 @@ begin
     delete from pgqueue.job_progress as p
      where p.noted_at < now() - interval '1 day'
        and not exists (select from pgqueue.running_jobs as r where r.id = p.job_id and r.lease = p.lease);
+    perform pgqueue.settle_runs(s.name) from pgqueue.schedules as s;
     return made;
 end $$;
 comment on function pgqueue.retain() is 'Makes the partitions of today and the next 7 days, forgets expired idempotency keys and the steps of ended jobs. Returns how many partitions it made.';

@@ -5,9 +5,11 @@
 -- Locks: one advisory transaction lock, and those of rescue and promote. A duty that fails is reported in `problems`
 -- and stops no other.
 create function pgqueue.upkeep(
-    supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision
-) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, floors_due boolean,
-                 retain_due boolean, next_seconds double precision, problems text[], rescued_workers bigint[])
+    supervisor_id bigint, worker_ids bigint[], queues text[], round_seconds double precision, overdue_seconds double precision,
+    hears boolean
+) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, schedules_due boolean,
+                 floors_due boolean, retain_due boolean, next_seconds double precision, problems text[],
+                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -15,9 +17,10 @@ as $$
 declare
     round_at constant timestamptz := clock_timestamp();
     last pgqueue.leadership;
+    is_overdue boolean;
     worker record;
-    next_due timestamptz;
     taken integer;
+    kept_at timestamptz;
 begin
     perform set_config('synchronous_commit', 'off', true);
     missing := pgqueue.heartbeat(upkeep.worker_ids);
@@ -25,12 +28,25 @@ begin
     rescued := 0;
     rescued_workers := '{}';
     promoted := 0;
+    schedules_due := false;
     floors_due := false;
     retain_due := false;
-    select * into last from pgqueue.leadership;
-    led := (last.supervisor_id = upkeep.supervisor_id
-            or last.led_at < round_at - make_interval(secs => overdue_seconds))
-           and pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
+    depths_due := false;
+    rollup_due := false;
+    led := false;
+    loop  -- twice at the most: the second look is under the lock, for somebody may have led since the first
+        select * into last from pgqueue.leadership;
+        -- a round in the future was led before the server's clock was set back
+        is_overdue := last.led_at not between round_at - make_interval(secs => overdue_seconds)
+                                          and round_at + make_interval(secs => overdue_seconds);
+        if not (is_overdue or last.supervisor_id in (0, upkeep.supervisor_id)) then  -- 0: nobody yet, or it has resigned
+            led := false;
+            exit;
+        end if;
+        exit when led;
+        led := pg_try_advisory_xact_lock(hashtextextended('pgqueue.upkeep', 0));
+        exit when not led;
+    end loop;
     if led then
         -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
         -- leases count from now.
@@ -39,7 +55,7 @@ begin
         end if;
         update pgqueue.leadership as l
            set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at
-         where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at
+         where l.supervisor_id <> upkeep.supervisor_id or l.resumed_at <> last.resumed_at or is_overdue
             or l.led_at < round_at - make_interval(secs => overdue_seconds / 4);  -- seldom: see heartbeat
         for worker in
             select w.id, w.supervisor_id, w.session_lock, h.beat_at,
@@ -70,14 +86,13 @@ begin
             end;
         end loop;
         begin
-            promoted := pgqueue.promote(1000);
-            select s.run_at into next_due from pgqueue.scheduled_jobs as s
-             where s.run_at >= coalesce((select f.proven_run_at from pgqueue.floor_proofs as f
-                                          where f.subject = 'scheduled_jobs' and f.proven_run_at <= round_at), '-infinity')
-             order by s.run_at limit 1;
+            select t.promoted, t.schedules_due, t.next_seconds into promoted, schedules_due, next_seconds
+              from pgqueue.keep_time(round_seconds, hears) as t;
         exception when others then
+            next_seconds := round_seconds;
             problems := problems || format('promote: %s', sqlerrm);
         end;
+        kept_at := clock_timestamp();
         begin
             if exists (select from pgqueue.blocked_jobs) then
                 perform pgqueue.unblock_stranded();
@@ -85,9 +100,18 @@ begin
         exception when others then
             problems := problems || format('unblock: %s', sqlerrm);
         end;
+        begin
+            if exists (select from pgqueue.queues as q where q.resumes_at <= clock_timestamp()) then
+                perform pgqueue.resume_due();
+            end if;
+        exception when others then
+            problems := problems || format('resume: %s', sqlerrm);
+        end;
         delete from pgqueue.sleepers as s
          using (select distinct q.queue from pgqueue.workers as w cross join unnest(w.queues) as q (queue)) as line
          where s.queue = line.queue and s.period > now() - interval '10 minutes' and s.period < now() - interval '35 seconds';
+        delete from pgqueue.stop_requests as s
+         where not exists (select from pgqueue.workers as w where w.id = s.worker_id);
         delete from pgqueue.waiters as w
          where w.period > now() - interval '10 minutes' and w.period < now() - interval '1 minute';
         -- of jobs that completed first
@@ -105,8 +129,14 @@ begin
                                 where not exists (select from pgqueue.lane_floors as l where l.queue = q.queue)));
         retain_due := to_regclass('pgqueue.finished_jobs' || to_char((now() at time zone 'UTC')::date + 7, '_YYYYMMDD')) is null
             or exists (select from pgqueue.unique_keys as k where k.expires_at < now())
-            or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day');
+            or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day')
+            or pgqueue.retention_due();
+        depths_due := pgqueue.depths_due();
+        rollup_due := exists (select from pgqueue.rollup_progress as p
+                               where p.rolled_up_to + interval '1 minute' <= clock_timestamp());
     end if;
+    queue_settings := pgqueue.queue_settings(upkeep.queues);
+    stopping := array(select s.worker_id from pgqueue.stop_requests as s where s.worker_id = any (upkeep.worker_ids));
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
     begin
         look := exists (
@@ -124,10 +154,16 @@ begin
         look := true;
         problems := problems || format('look: %s', sqlerrm);
     end;
-    next_seconds := case when led
-        then greatest(0, least(round_seconds, extract(epoch from next_due - clock_timestamp())::double precision))
-        else overdue_seconds end;
+    if led then
+        next_seconds := greatest(0, next_seconds - extract(epoch from clock_timestamp() - kept_at));
+    elsif is_overdue then  -- and somebody is at it
+        next_seconds := 0.1 * overdue_seconds;
+    else
+        -- When a round is overdue, and not before: whatever befalls the leader, the next round is led in time.
+        next_seconds := greatest(0, extract(epoch from least(last.led_at, clock_timestamp()) - clock_timestamp())
+                                    + overdue_seconds * (1.12 + 0.05 * random()));
+    end if;
     return next;
 end $$;
-comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back.';
+comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision, boolean) is
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), and which of the workers they want to stop.';

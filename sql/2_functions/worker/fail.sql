@@ -12,6 +12,7 @@ declare
     finished_on constant date := pgqueue.history_day('job_failures');
     accepted bigint[];
     held_keys jsonb;
+    first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
     failure_of constant jsonb := coalesce(
         (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
@@ -45,20 +46,24 @@ begin
         select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(e.delay, 315360000))),
                e.created_at, e.lane | 1, e.attempt, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e where not e.is_dead
+        returning run_at
     ), died as (
         insert into pgqueue.dead_letters (id, worker_id, run_at, created_at, claimed_at, died_at, lane, attempt,
                                           max_attempts, crashes, queue, task, args, unique_key, options, reason, error,
-                                          message, errors)
+                                          message, errors, fingerprint)
         select e.id, e.worker_id, e.run_at, e.created_at, e.claimed_at, e.failed_at, e.lane | 1, e.attempt,
                e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options, e.reason, e.error, e.message,
                pgqueue.earlier_failures(e.id) || jsonb_build_object(
                    'attempt', e.attempt, 'failed_at', e.failed_at, 'error', e.error, 'message', e.message,
-                   'traceback', e.traceback)
+                   'traceback', e.traceback), e.fingerprint
           from ended as e where e.is_dead
     )
     select coalesce(array_agg(e.id), '{}'), jsonb_agg(jsonb_build_array(e.task, e.unique_key, e.id))
-               filter (where e.is_dead and e.unique_key is not null)
-      into accepted, held_keys from ended as e;
+               filter (where e.is_dead and e.unique_key is not null), (select min(r.run_at) from retried as r)
+      into accepted, held_keys, first_due from ended as e;
+    if first_due is not null then
+        perform pgqueue.wake_leader(first_due);
+    end if;
     if held_keys is not null then
         perform pgqueue.free_keys(held_keys);
     end if;

@@ -10,6 +10,7 @@ as $$
 #variable_conflict use_column
 declare
     accepted bigint[];
+    first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
     delay_of constant jsonb := jsonb_object(
         array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
@@ -30,8 +31,12 @@ begin
         select e.id, clock_timestamp() + make_interval(secs => greatest(0, least(coalesce(e.delay, 0), 315360000))),
                e.created_at, e.lane | 1, e.attempt - 1, e.max_attempts, e.crashes, e.queue, e.task, e.args, e.unique_key, e.options
           from ended as e
+        returning run_at
     )
-    select coalesce(array_agg(e.id), '{}') into accepted from ended as e;
+    select coalesce(array_agg(e.id), '{}'), (select min(p.run_at) from put_off as p) into accepted, first_due from ended as e;
+    if first_due is not null then
+        perform pgqueue.wake_leader(first_due);
+    end if;
     if exists (select from pgqueue.cancel_requests) then
         perform pgqueue.cancel_as_requested(accepted);
     end if;
