@@ -40,6 +40,9 @@ LIMITS = {"wake-p50": 1.0, "wake-p99": 4.0, "bi-queue-health": 200.0, "bi-jobs-b
 BUFFERS = {"held-mix-claim", "held-mix-complete", "held-mix-enqueue", "held-mix-fail"}
 """Calls whose buffers are compared at least."""
 
+FEW = {"idle-leader", "idle-follower"}
+"""Transactions of two seconds, and what they are more with more workers: there may be none."""
+
 
 def bench(*arguments: str, cwd: Path, dsn: str) -> subprocess.CompletedProcess[str]:
     """Runs `pgqueue bench` in a process of its own, as small as it gets."""
@@ -65,7 +68,7 @@ def test_every_measurement_is_reported_and_nothing_is_left_behind(server: str, t
     assert {name: results[name]["ceiling"] for name in LIMITS} == LIMITS
     assert results.keys() >= BUFFERS | DELAYS
     for result in results.values():
-        assert result["ours"] > 0
+        assert result["ours"] > 0 or result["name"] in FEW
         assert result["ratio"] > 0
         assert (result["verdict"] is None) == (result["bar"] is None)
     assert {"cores", "PostgreSQL", "fsync", "Python"} <= document["machine"].keys()

@@ -962,6 +962,19 @@ NOT_MOVED = {
     "floor_proofs",
     "leadership",
     "queues",
+    # schedules have a kit of their own: tick(…)
+    "schedules",
+    "schedule_runs",
+    # figures, and what people did
+    "depth_count",
+    "depths",
+    "rollups",
+    "rollup_progress",
+    "failure_groups",
+    "audit",
+    "retention",
+    "trims",
+    "stop_requests",
 }
 
 

@@ -5760,7 +5760,7 @@ select n.queue::text as queue,
        r.failed::double precision / nullif(r.completed + r.failed, 0)::double precision as failure_ratio,
        coalesce(w.workers, 0)::bigint as workers, coalesce(w.slots, 0)::bigint as slots,
        q.max_depth, q.max_oldest as max_oldest_seconds, nullif(c.counted_at, '-infinity') as counted_at,
-       p.rolled_up_to as rolled_up_at
+       nullif(p.rolled_up_to, '-infinity') as rolled_up_at
   from (select d.queue from pgqueue.depths as d
         union select q.name from pgqueue.queues as q
         union select s.queue from pgqueue.workers as w cross join unnest(w.queues) as s (queue)
@@ -5807,7 +5807,7 @@ comment on column pgqueue_bi.queue_health.slots is 'How many jobs of the queue t
 comment on column pgqueue_bi.queue_health.max_depth is 'Ready jobs above which the queue counts as unhealthy; null: no threshold.';
 comment on column pgqueue_bi.queue_health.max_oldest_seconds is 'Seconds of oldest_ready_seconds above which the queue counts as unhealthy; null: no threshold.';
 comment on column pgqueue_bi.queue_health.counted_at is 'When its jobs were counted: at most 10 seconds ago, or longer when nothing has changed since, or when counting takes over half a second; null: never.';
-comment on column pgqueue_bi.queue_health.rolled_up_at is 'The end of the last minute that was rolled up.';
+comment on column pgqueue_bi.queue_health.rolled_up_at is 'The end of the last minute that was rolled up; null: none was.';
 
 -- sql/3_views/queues.sql
 -- What operators have set for queues.
@@ -5907,8 +5907,8 @@ comment on column pgqueue_bi.schedule_runs.job_state is 'The state of that job; 
 -- sql/3_views/slo.sql
 -- Target waits against what happened, rolled up by upkeep/roll_up.sql.
 create view pgqueue_bi.slo as
-select q.name::text as queue, q.target_wait as target_wait_seconds, p.rolled_up_to - interval '1 hour' as from_at,
-       p.rolled_up_to as until_at, coalesce(r.targeted, 0) as completed, coalesce(r.in_target, 0) as in_target,
+select q.name::text as queue, q.target_wait as target_wait_seconds, nullif(p.rolled_up_to, '-infinity') - interval '1 hour' as from_at,
+       nullif(p.rolled_up_to, '-infinity') as until_at, coalesce(r.targeted, 0) as completed, coalesce(r.in_target, 0) as in_target,
        r.in_target::double precision / nullif(r.targeted, 0) as in_target_ratio,
        r.wait_p50 as wait_p50_seconds, r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds,
        d.oldest_ready_at,

@@ -93,13 +93,17 @@ def _drain(
         last = stamp.using(priority=9).enqueue(connection, path=stamps.path, number=0).id
         connection.execute("vacuum analyze pgqueue.ready_jobs")
         run(connection, calls.count_depths())
-        with bench.worker(dsn), meanwhile:
+        with bench.worker(dsn):
             bench.settle()
-            started = time.perf_counter()
-            run(connection, calls.resume("default"))
-            stamps.wait(0)
-            wait_until(lambda: not scalar(connection, running, last), "the last job's ending", pause=0.001)
-            return jobs / (time.perf_counter() - started)
+            with meanwhile:
+                started = time.perf_counter()
+                run(connection, calls.resume("default"))
+                stamps.wait(0)
+                wait_until(
+                    lambda: not scalar(connection, running, last), "the last job's ending", pause=0.001
+                )
+                seconds = time.perf_counter() - started
+    return jobs / seconds
 
 
 def _prepare(connection: Connection, jobs: int, hours: int) -> None:

@@ -17,7 +17,7 @@ SETTLE_SECONDS = 15.0
 
 
 def measure(bench: Bench) -> Iterator[Result]:
-    seconds = max(5.0, (30.0 if bench.quick else 120.0) * bench.scale)
+    seconds = max(min(5.0, bench.span(20.0)), (30.0 if bench.quick else 120.0) * bench.scale)
     with ExitStack() as stack:
         dsn = stack.enter_context(bench.database())
         connection = stack.enter_context(connect(dsn))

@@ -150,6 +150,7 @@ class Keeper:
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
+        self._services.clear()  # a cancelled task keeps its frames, and with them a connection that was being opened
         if self._upkeep is not None:
             await self._upkeep.close()
 

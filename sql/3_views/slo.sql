@@ -1,7 +1,7 @@
 -- Target waits against what happened, rolled up by upkeep/roll_up.sql.
 create view pgqueue_bi.slo as
-select q.name::text as queue, q.target_wait as target_wait_seconds, p.rolled_up_to - interval '1 hour' as from_at,
-       p.rolled_up_to as until_at, coalesce(r.targeted, 0) as completed, coalesce(r.in_target, 0) as in_target,
+select q.name::text as queue, q.target_wait as target_wait_seconds, nullif(p.rolled_up_to, '-infinity') - interval '1 hour' as from_at,
+       nullif(p.rolled_up_to, '-infinity') as until_at, coalesce(r.targeted, 0) as completed, coalesce(r.in_target, 0) as in_target,
        r.in_target::double precision / nullif(r.targeted, 0) as in_target_ratio,
        r.wait_p50 as wait_p50_seconds, r.wait_p95 as wait_p95_seconds, r.wait_p99 as wait_p99_seconds,
        d.oldest_ready_at,

@@ -90,8 +90,12 @@ def minute_of_now(connection: psycopg.Connection, number: int) -> Row | None:
     Rows are moved and not the clock.
     """
     moved = [at(60 * number + 30), at(86400)]
-    connection.execute("update pgqueue.finished_jobs set finished_at = %s where finished_at > %s", moved)
-    connection.execute("update pgqueue.job_failures set failed_at = %s where failed_at > %s", moved)
+    connection.execute(
+        "update pgqueue.finished_jobs set finished_at = %s, day = '-infinity' where finished_at > %s", moved
+    )
+    connection.execute(
+        "update pgqueue.job_failures set failed_at = %s, day = '-infinity' where failed_at > %s", moved
+    )
     call(connection, "count_depths")
     assert rolled_up(connection, 60 * number, 60 * number + 60) == 1
     found = rollups(connection, "minute", bucket_at=at(60 * number))

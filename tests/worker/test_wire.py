@@ -129,7 +129,7 @@ def test_a_lost_connection_leaves_alone_whoever_gets_its_sockets_number(
                 wire._pgconn = lost
                 waiting: asyncio.Task[Any] = asyncio.create_task(wire.run(calls.enqueue(task="t")))
             else:
-                listener = Listener(dsn=database, worker_id=1, poke=noop, look_for_cancels=noop)
+                listener = Listener(database, ("pgqueue",), heard=noop, begun=noop)
                 holder: Any = SimpleNamespace(pgconn=lost)
                 waiting = asyncio.create_task(listener._hear(holder))
             await asyncio.sleep(0)

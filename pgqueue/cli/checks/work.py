@@ -42,7 +42,9 @@ def workers(patient: Patient) -> Iterator[Finding]:
 
 def queues(patient: Patient) -> Iterator[Finding]:
     """Whether what waits is served by anybody."""
-    for row in patient.rows("select * from pgqueue_bi.queue_health order by queue"):
+    for row in patient.rows(
+        "select queue, ready, workers, is_paused, paused_at, resumes_at from pgqueue_bi.queue_health order by queue"
+    ):
         if row["ready"] and not row["workers"]:
             yield Finding(
                 "error",
