@@ -175,7 +175,9 @@ def test_a_killed_supervisor_takes_its_children_along_and_others_take_its_jobs(
     assert {(row["attempt"], row["crashes"]) for row in rows.wait_for("completed", *jobs)} == {(2, 1)}
     other.wait_for("jobs.rescued")
     left = "select array_agg(id) from pgqueue.workers"  # the one that held nothing beat later, and goes a round later
-    rows.wait_until(lambda: rows.value(left) == [*other.children()], message="the end of the killed ones' rows")
+    rows.wait_until(
+        lambda: rows.value(left) == [*other.children()], message="the end of the killed ones' rows"
+    )
 
 
 def test_where_no_session_lock_tells_the_lease_does(
