@@ -220,10 +220,7 @@ def is_context(hint: Any, parameter: inspect.Parameter | None) -> bool:
 
 def connection_type(task: str, context: Any, is_async: bool) -> type:
     """The kind of connection that a transactional handler asks for in `Context[…]`."""
-    # Imported here: an application without such tasks need not pay for SQLAlchemy's import.
     import psycopg
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import Session
 
     if context is None:
         raise ConfigurationError(
@@ -231,12 +228,15 @@ def connection_type(task: str, context: Any, is_async: bool) -> type:
             "its ctx.connection is in the transaction that the completion commits with"
         )
     asked = get_args(context)[0] if get_args(context) else Any
-    kinds: tuple[type, ...] = (
-        (psycopg.AsyncConnection, AsyncSession) if is_async else (psycopg.Connection, Session)
-    )
-    if asked is Any:
-        return kinds[0]
     asked = get_origin(asked) or asked
+    connection: type = psycopg.AsyncConnection if is_async else psycopg.Connection
+    if asked in (Any, connection):
+        return connection
+    # Imported here: whoever asks for no session need not pay for it, which is a third of a worker's start.
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session
+
+    kinds = (connection, AsyncSession if is_async else Session)
     if asked not in kinds:
         raise ConfigurationError(
             f"task {task}: Context[{getattr(asked, '__name__', safe_repr(asked))}] is not offered to "

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +77,11 @@ def test_importing_the_package_loads_no_database_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_transactional_task_that_asks_for_a_connection_of_psycopg_loads_no_sqlalchemy() -> None:
+    """It is a third of a worker's start."""
+    code = "import sys, tests.worker.step_tasks as tasks; print(tasks.in_a_transaction.transactional, 'sqlalchemy' in sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -5,11 +5,13 @@ A module of its own, so that the other workers under test do not pay for SQLAlch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -20,6 +22,17 @@ from tests.worker.tasks import app, at_gate, at_gate_sync, is_first, note, quick
 EFFECTS = "create table public.effects (job bigint not null)"
 INSERT = "insert into public.effects (job) values (%s)"
 INSERT_NAMED = text("insert into public.effects (job) values (:job)")
+
+
+@contextmanager
+def divided_by_zero() -> Iterator[None]:
+    """Swallows that error, without pytest: a worker that had to import it would start later."""
+    try:
+        yield
+    except (psycopg.errors.DivisionByZero, DataError):
+        return
+    raise AssertionError("there was no error to swallow")
+
 
 transactional = app.task(transactional=True, retry=Fixed(3600, attempts=2))
 follow_up = quick.using(delay="1h")
@@ -41,7 +54,7 @@ async def write(
         case "rollback":
             await ctx.connection.rollback()
         case "swallow an error":
-            with pytest.raises(psycopg.Error):
+            with divided_by_zero():
                 await ctx.connection.execute("select 1 / 0")
     note(ctx, "wrote")
     if gate is not None and is_first(ctx):
@@ -66,7 +79,7 @@ def write_sync(
         case "rollback":
             ctx.connection.rollback()
         case "swallow an error":
-            with pytest.raises(psycopg.Error):
+            with divided_by_zero():
                 ctx.connection.execute("select 1 / 0")
     note(ctx, "wrote")
     if gate is not None and is_first(ctx):
@@ -89,7 +102,7 @@ async def write_session(
         case "rollback":
             await ctx.connection.rollback()
         case "swallow an error":
-            with pytest.raises(Exception, match="division by zero"):
+            with divided_by_zero():
                 await ctx.connection.execute(text("select 1 / 0"))
     note(ctx, "wrote")
     if gate is not None and is_first(ctx):
@@ -110,7 +123,7 @@ def write_session_sync(ctx: pgqueue.Context[Session], then: str = "return", gate
         case "rollback":
             ctx.connection.rollback()
         case "swallow an error":
-            with pytest.raises(Exception, match="division by zero"):
+            with divided_by_zero():
                 ctx.connection.execute(text("select 1 / 0"))
     note(ctx, "wrote")
     if gate is not None and is_first(ctx):
