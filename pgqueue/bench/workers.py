@@ -50,6 +50,8 @@ class Worker:
         self._folder = folder
 
     def __enter__(self) -> Self:
+        with connect(self._dsn) as connection:
+            self._known = scalar(connection, "select coalesce(max(w.id), 0) from pgqueue.workers as w")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command, cwd=self._folder, env=self._environment, stdin=subprocess.DEVNULL, stderr=log
@@ -83,11 +85,11 @@ class Worker:
 
     def wait_until_registered(self, connection: Connection) -> None:
         """Until every process has a row."""
-        self._wait(connection, "select count(*) from pgqueue.workers", "the worker's start")
+        self._wait(connection, "select count(*) from pgqueue.workers where id > %s", "the worker's start")
 
     def wait_until_asleep(self, connection: Connection) -> None:
         """Until every process sleeps, ready to be notified."""
-        query = f"select count(distinct worker_id) from {ASLEEP}"
+        query = f"select count(distinct worker_id) from {ASLEEP} and worker_id > %s"
         self._wait(connection, query, "the worker's sleep")
         time.sleep(self._settling)
 
@@ -96,7 +98,7 @@ class Worker:
             if self._process.poll() is not None:
                 tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
                 raise PgqueueError(f"a worker ended with exit code {self._process.returncode}: {tail}")
-            return bool(scalar(connection, query) == self._processes)
+            return bool(scalar(connection, query, self._known) == self._processes)
 
         wait_until(reached, what)
 
