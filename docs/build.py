@@ -18,11 +18,13 @@ import click
 import psycopg
 
 import pgqueue
-from pgqueue import pytest_plugin, testing
+from docs.events import find_events
+from pgqueue import metrics, otel, pytest_plugin, testing
 from pgqueue import settings as settings_module
 from pgqueue.bulk import Bulk
 from pgqueue.cli import COMMANDS, main
-from pgqueue.hooks import EVENTS
+from pgqueue.hooks import APP_EVENTS, EVENTS
+from pgqueue.observe.events import LOG_EVENTS
 from pgqueue.schedule import Schedule
 from pgqueue.settings import Settings
 from pgqueue.task import BoundTask, Item, Task
@@ -40,6 +42,7 @@ def pages(connection: psycopg.Connection[Any]) -> dict[str, str]:
         "settings.md": settings_page(),
         "sql.md": sql_page(connection),
         "views.md": views_page(connection),
+        "events.md": events_page(),
     }
 
 
@@ -55,6 +58,8 @@ def python_page() -> str:
             (
                 "task",
                 "on",
+                "on_dead_letter",
+                "on_alert",
                 "middleware",
                 "provide",
                 "override",
@@ -117,10 +122,18 @@ def python_page() -> str:
     )
     parts.append("## hooks\n")
     parts.append(_prose(pgqueue.hooks))
-    for event in EVENTS.values():
+    for event in (*EVENTS.values(), *APP_EVENTS.values()):
         parts.append(f"### hooks.{event.__name__}\n")
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(event))
         parts.append(f"{_prose(event)}\nFields: {fields}.\n")
+    parts.append("## otel\n")
+    parts.append(_prose(otel))
+    parts.append("### otel.instrument\n")
+    parts.append(f"```python\notel.instrument{_signature(otel.instrument)}\n```\n")
+    parts.append(_prose(otel.instrument))
+    parts.append("## metrics.asgi\n")
+    parts.append(f"```python\nmetrics.asgi{_signature(metrics.asgi)}\n```\n")
+    parts.append(_prose(metrics.asgi))
     parts.append("## errors\n")
     parts.append(_prose(pgqueue.errors))
     return "\n".join(parts)
@@ -191,7 +204,11 @@ def testing_page() -> str:
 def cli_page() -> str:
     """Each command's help, as it prints it."""
     parts = [NOTICE, "# Command line\n"]
-    context = click.Context(main, info_name="pgqueue")
+    # With the command's own settings, and for a terminal of 80 columns: click keeps the option of the help that it has
+    # made first, so another one here would show in a process that has run the command before.
+    context = click.Context(
+        main, info_name="pgqueue", terminal_width=78, **{**main.context_settings, "max_content_width": 78}
+    )
     parts.append(f"```text\n{main.get_help(context)}\n```\n")
     for name in COMMANDS:
         command = main.get_command(context, name)
@@ -311,6 +328,32 @@ def views_page(connection: psycopg.Connection[Any]) -> str:
             parts.append(f"| `{column}` | {kind} | {comment} |")
         parts.append("")
     return "\n".join(parts)
+
+
+# Log events -----------------------------------------------------------------------------------------
+
+
+def events_page() -> str:
+    """The events of the log in one table: their meaning is written once, the rest is what the source says."""
+    found = find_events()
+    rows = []
+    for name, event in LOG_EVENTS.items():
+        levels = ", ".join(found[name].levels)
+        fields = ", ".join(f"`{field}`" for field in (*found[name].fields, *event.more_fields))
+        rows.append(f"| `{name}` | {levels} | {event.when} | {fields} | {event.todo} |")
+    return "\n".join(
+        [
+            NOTICE,
+            "# Log events\n",
+            "What pgqueue logs, through structlog. Names are stable; fields are only ever added, and some are there only where",
+            "they mean something. Lines of a worker carry `worker` (its id) as well. `pgqueue worker --log-format json` writes",
+            "one JSON object a line, with `event`, `level` and `timestamp`. What handlers log with `ctx.log` is theirs.\n",
+            "| event | level | when | fields | what to do |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
 
 
 def write() -> None:

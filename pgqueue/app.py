@@ -12,12 +12,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 from pgqueue import calls
 from pgqueue.batch_task import BatchDecorator, BatchTask
 from pgqueue.bulk import Bulk, check_items, send_items, tell
+from pgqueue.calls import Call
 from pgqueue.context import Context
 from pgqueue.dependencies import Providers, Scope
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
 from pgqueue.error_text import did_you_mean, safe_repr
 from pgqueue.errors import ConfigurationError, UnknownTask
-from pgqueue.hooks import Hookable, Hooks
+from pgqueue.hooks import Alert, Hookable, Hooks
 from pgqueue.job import Cancellation, Job
 from pgqueue.look import Looking
 from pgqueue.middleware import Middleware, Pair
@@ -28,11 +29,13 @@ from pgqueue.schedule import Schedule
 from pgqueue.scheduling import Scheduling, module_name
 from pgqueue.settings import Settings, load_settings
 from pgqueue.task import Decorator, Enqueueable, Item, Task
+from pgqueue.tracing import Tracing
 
 P = ParamSpec("P")
 R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
 F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A", bound=Callable[[Alert], Any])
 
 
 class App(Hookable, Looking, Scheduling):
@@ -64,9 +67,11 @@ class App(Hookable, Looking, Scheduling):
         self._schedules: dict[str, Schedule] = {}
         self._own = OwnConnections(lambda: self.settings.dsn)
         self._all_ears = {}
-        self.hooks = Hooks()
+        self.hooks = Hooks(of_app=True)
         self.providers = Providers()
         self._middlewares: list[Pair] = []
+        self.tracing: Tracing | None = None
+        self._run_call: Callable[[Any, Call[Any]], Any] = run
 
     @property
     def settings(self) -> Settings:
@@ -172,7 +177,7 @@ class App(Hookable, Looking, Scheduling):
                 "Give one of them another name, @app.task(name=…)"
             )
         self._tasks[task.name] = task
-        task.app = self
+        task.app, task.run_call = self, self._run_call
 
     @property
     def tasks(self) -> Mapping[str, Task[..., Any]]:
@@ -188,6 +193,26 @@ class App(Hookable, Looking, Scheduling):
                 f"the app has no task {safe_repr(name)}{did_you_mean(str(name), self._tasks)}{known}"
             )
         return task
+
+    # Alerts
+
+    def on_alert(self, hook: A, /) -> A:
+        """Registers a function, sync or async, that is told when a check of the view `pgqueue_bi.health` fails, and again
+        when it no longer does: `on("alert")` by another name.
+
+            @app.on_alert
+            async def page(alert: pgqueue.hooks.Alert) -> None:
+                await chat.post(("over: " if alert.is_resolved else "") + f"{alert.check_name} {alert.queue}: {alert.detail}")
+
+        Thresholds are set for each queue: `pgqueue queues set mail max_depth=10000`. Checks are looked at after figures
+        were kept: while jobs come and go every 10 s, else once a minute. One worker process of the fleet tells: one of
+        those whose supervisor leads upkeep. Where workers run several apps, only the leader's app is told, so give the
+        hook to each. Each change is told once; when another supervisor comes to lead, what still fails is told again, and
+        what ended in between is not told as resolved. When no worker runs nobody is told: watch that from outside, with
+        `pgqueue health`.
+        """
+        self.hooks.add("alert", hook)
+        return hook
 
     # Around handlers
 
@@ -268,6 +293,12 @@ class App(Hookable, Looking, Scheduling):
         """
         return self.providers.override(kind, value)
 
+    def trace_with(self, tracing: Tracing) -> None:
+        """Puts `tracing` around every enqueue and every handler: for `pgqueue.otel.instrument(app)`."""
+        self.tracing, self._run_call = tracing, tracing.run_call
+        for task in self._tasks.values():
+            task.run_call = tracing.run_call
+
     def _args_limit(self) -> int:
         return self.settings.max_args_bytes
 
@@ -294,7 +325,8 @@ class App(Hookable, Looking, Scheduling):
         """
         call = task.call(*args, **kwargs)
         with self._own.connection() as connection:
-            return run(connection, call)
+            job: Job = task.task.run_call(connection, call)
+        return job
 
     @overload
     async def enqueue_async(
@@ -312,7 +344,8 @@ class App(Hookable, Looking, Scheduling):
         """`enqueue` for code in an event loop."""
         call = task.call(*args, **kwargs)
         async with self._own.async_connection() as connection:
-            return await run(connection, call)
+            job: Job = await task.task.run_call(connection, call)
+        return job
 
     # Many jobs at once
 
@@ -333,16 +366,16 @@ class App(Hookable, Looking, Scheduling):
         if items is None:
             checked = check_items(target)
             with self._own.transaction() as connection:
-                jobs = send_items(connection, checked, tells=False)
+                jobs = send_items(connection, checked, self._run_call, tells=False)
             tell(checked, jobs)
             return jobs
-        return send_items(target, check_items(items))
+        return send_items(target, check_items(items), self._run_call)
 
     async def enqueue_many_async(self, items: Iterable[Item], /) -> list[Job]:
         """`enqueue_many` on a connection of the app's own, for code in an event loop."""
         checked = check_items(items)
         async with self._own.async_transaction() as connection:
-            sent: list[Job] = await send_items(connection, checked, tells=False)
+            sent: list[Job] = await send_items(connection, checked, self._run_call, tells=False)
         tell(checked, sent)
         return sent
 
@@ -362,7 +395,7 @@ class App(Hookable, Looking, Scheduling):
 
         An exception in the block leaves nothing enqueued. Without `target`: a transaction of its own.
         """
-        return Bulk(self._own, target)
+        return Bulk(self._own, target, self._run_call)
 
     # Operating
 

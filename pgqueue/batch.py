@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from pgqueue.job import ClaimedJob
@@ -49,6 +50,16 @@ class BatchJob(Generic[T]):
     def max_attempts(self) -> int:
         """Attempts in all."""
         return self._job.max_attempts
+
+    @property
+    def queue(self) -> str:
+        """The queue that the job was claimed from."""
+        return self._job.queue
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What went along with the enqueue for those who trace, such as `traceparent`; see `pgqueue.otel`."""
+        return self._job.headers
 
     def end(self, outcome: BaseException) -> None:
         """Ends this job alone as if the handler had raised `outcome`: an error, or one of

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, overload
+from typing import Any, Concatenate, ParamSpec, Self, TypeAlias, overload
 
 from pgqueue import calls
+from pgqueue.calls import Call
 from pgqueue.context import Context
-from pgqueue.drivers import AsyncTarget, run
+from pgqueue.drivers import AsyncTarget
 from pgqueue.error_text import safe_repr
 from pgqueue.errors import InvalidOption, UnusableConnection
 from pgqueue.job import Job
@@ -17,6 +18,8 @@ from pgqueue.pools import OwnConnections
 from pgqueue.task import Enqueueable, Item
 
 P = ParamSpec("P")
+RunCall: TypeAlias = Callable[[Any, Call[Any]], Any]
+"""`drivers.run`, or what traces it."""
 
 BATCH_ITEMS = 5_000
 BATCH_CHARACTERS = 8 * 1024 * 1024
@@ -26,9 +29,10 @@ BATCH_CHARACTERS = 8 * 1024 * 1024
 class Bulk:
     """Jobs that are enqueued together at the end of a block. Made by `app.bulk(…)`."""
 
-    def __init__(self, own: OwnConnections, target: Any):
+    def __init__(self, own: OwnConnections, target: Any, run_call: RunCall):
         self._own = own
         self._target = target
+        self._run_call = run_call
         self._items: list[Item] = []
         self.jobs: list[Job] = []
         """After the block: the jobs, in the order of the calls of `enqueue`."""
@@ -60,11 +64,11 @@ class Bulk:
             return
         if self._target is None:
             with self._own.transaction() as connection:
-                jobs: list[Job] = send_items(connection, self._items, tells=False)
+                jobs: list[Job] = send_items(connection, self._items, self._run_call, tells=False)
             self.jobs = jobs  # only now are they committed
             tell(self._items, jobs)
             return
-        self.jobs = send_items(self._target, self._items, may_await=False)
+        self.jobs = send_items(self._target, self._items, self._run_call, may_await=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,11 +80,11 @@ class Bulk:
             return
         if self._target is None:
             async with self._own.async_transaction() as connection:
-                jobs: list[Job] = await send_items(connection, self._items, tells=False)
+                jobs: list[Job] = await send_items(connection, self._items, self._run_call, tells=False)
             self.jobs = jobs  # only now are they committed
             tell(self._items, jobs)
             return
-        sent = send_items(self._target, self._items)
+        sent = send_items(self._target, self._items, self._run_call)
         self.jobs = await sent if inspect.isawaitable(sent) else sent
 
 
@@ -95,23 +99,25 @@ def check_items(items: Iterable[Item]) -> list[Item]:
     return checked
 
 
-def send_items(target: Any, items: Sequence[Item], *, may_await: bool = True, tells: bool = True) -> Any:
-    """Runs the calls one after the other; a list, or an awaitable of it for an async target.
+def send_items(
+    target: Any, items: Sequence[Item], run_call: RunCall, *, may_await: bool = True, tells: bool = True
+) -> Any:
+    """Runs the calls one after the other with `run_call`; a list, or an awaitable of it for an async target.
 
     Then it tells the hooks of `enqueued`; without `tells` that is left to the caller, who commits first.
     """
     batches = _batches(items)
     # The kind of target shows in what the first call gives; an empty bulk makes one call as well.
-    first: Any = run(target, calls.enqueue_many(next(batches)))
+    first: Any = run_call(target, calls.enqueue_many(next(batches)))
     if inspect.isawaitable(first):
         if not may_await:
             if inspect.iscoroutine(first):
                 first.close()
             raise UnusableConnection("this connection is async: use `async with app.bulk(connection)`")
-        return _send_async(target, first, batches, items if tells else ())
+        return _send_async(target, first, batches, run_call, items if tells else ())
     jobs: list[Job] = first
     for batch in batches:
-        more: list[Job] = run(target, calls.enqueue_many(batch))
+        more: list[Job] = run_call(target, calls.enqueue_many(batch))
         jobs += more
     if tells:
         tell(items, jobs)
@@ -126,11 +132,15 @@ def tell(items: Iterable[Item], jobs: Iterable[Job]) -> None:
 
 
 async def _send_async(
-    target: AsyncTarget, first: Awaitable[list[Job]], batches: Iterator[str], items: Sequence[Item]
+    target: AsyncTarget,
+    first: Awaitable[list[Job]],
+    batches: Iterator[str],
+    run_call: RunCall,
+    items: Sequence[Item],
 ) -> list[Job]:
     jobs = await first
     for batch in batches:
-        more: list[Job] = await run(target, calls.enqueue_many(batch))
+        more: list[Job] = await run_call(target, calls.enqueue_many(batch))
         jobs += more
     tell(items, jobs)
     return jobs

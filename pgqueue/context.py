@@ -94,6 +94,11 @@ class Context(Generic[C]):
         return cast(Mapping[str, Any], self._stored().get("metadata") or {})
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """What went along with the enqueue for those who trace, such as `traceparent`; see `pgqueue.otel`."""
+        return self._job.headers
+
+    @property
     def schedule(self) -> str | None:
         """The name of the schedule that enqueued the job; None: no schedule did."""
         name = self._stored().get("schedule")

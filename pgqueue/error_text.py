@@ -109,7 +109,7 @@ def describe_error(error: BaseException) -> ErrorText:
     return ErrorText(name, safe_text(error), _clean(text, MAX_TRACEBACK), digest.hexdigest()[:16])
 
 
-_OURS = ("pgqueue.worker", "pgqueue.invocation", "pgqueue.resources")
+_OURS = ("pgqueue.worker", "pgqueue.invocation", "pgqueue.otel", "pgqueue.resources")
 _CHAIN, _GROUP, _HEAD, _TAIL = 8, 5, 5, 25
 
 

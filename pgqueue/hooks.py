@@ -15,6 +15,8 @@ changes what became of the job.
                    ├─────► failed ─► retried, or dead
                    ├─────► cancelled
                    └─────► rescued (its worker's process died), or dead after too many crashes
+
+Of the whole, and not of a job: `alert`, when a check of the view `pgqueue_bi.health` fails, and when it no longer does.
 """
 
 from __future__ import annotations
@@ -121,6 +123,24 @@ class Rescued(AttemptEvent):
     error: ErrorText
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A check of health has failed, or (`is_resolved`) one that had failed does not any more.
+
+    - `check_name`: depth, oldest_age, failure_ratio, dead or workers, of `queue`; or leader, figures or schedules, of the
+      whole: then `queue` is None.
+    - `value`, `threshold`: what was found, and what it must not exceed; None: there is nothing to compare.
+    - `detail`: a sentence for a person.
+    """
+
+    check_name: str
+    queue: str | None
+    value: float | None
+    threshold: float | None
+    detail: str
+    is_resolved: bool = False
+
+
 EVENTS: Mapping[str, type[JobEvent]] = {
     "enqueued": Enqueued,
     "started": Started,
@@ -131,25 +151,30 @@ EVENTS: Mapping[str, type[JobEvent]] = {
     "cancelled": Cancelled,
     "rescued": Rescued,
 }
-"""The names of the events, and what their hooks are given."""
+"""The names of the events of jobs, and what their hooks are given."""
+
+APP_EVENTS: Mapping[str, type[Alert]] = {"alert": Alert}
+"""Those of the whole, of which an app's hooks are told, and no task's."""
 
 
 class Hooks:
-    """The hooks of an app or of one task, by the name of the event."""
+    """The hooks of an app (`of_app`) or of one task, by the name of the event."""
 
     __slots__ = ("_of", "enqueued")
 
-    def __init__(self) -> None:
-        self._of: dict[str, list[Hook]] = {name: [] for name in EVENTS}
+    def __init__(self, *, of_app: bool = False) -> None:
+        self._of: dict[str, list[Hook]] = {name: [] for name in (*EVENTS, *(APP_EVENTS if of_app else ()))}
         self.enqueued = self._of["enqueued"]
         """Looked at with every enqueue."""
 
     def add(self, event: str, hook: Hook) -> None:
         """Adds a hook. Raises `ConfigurationError` for an event that does not exist, or no function."""
-        if event not in EVENTS:
+        if event in APP_EVENTS and event not in self._of:
+            raise ConfigurationError(f"{event} is of the whole and of no task: use @app.on({event!r})")
+        if event not in self._of:
             raise ConfigurationError(
-                f"there is no event {safe_repr(event)}{did_you_mean(str(event), EVENTS)}: "
-                f"hooks are told of {', '.join(EVENTS)}"
+                f"there is no event {safe_repr(event)}{did_you_mean(str(event), self._of)}: "
+                f"hooks are told of {', '.join(self._of)}"
             )
         if not callable(hook):
             raise ConfigurationError(f"a hook is a function of one event, got {safe_repr(hook)}")
@@ -173,6 +198,7 @@ _R = TypeVar("_R", bound=Callable[[Retried], Any])
 _D = TypeVar("_D", bound=Callable[[Dead], Any])
 _C = TypeVar("_C", bound=Callable[[Cancelled], Any])
 _X = TypeVar("_X", bound=Callable[[Rescued], Any])
+_A = TypeVar("_A", bound=Callable[[Alert], Any])
 
 
 class Hookable:
@@ -196,6 +222,8 @@ class Hookable:
     def on(self, event: Literal["cancelled"], /) -> Callable[[_C], _C]: ...
     @overload
     def on(self, event: Literal["rescued"], /) -> Callable[[_X], _X]: ...
+    @overload
+    def on(self, event: Literal["alert"], /) -> Callable[[_A], _A]: ...
     def on(self, event: str, /) -> Any:
         """Registers a function, sync or async, that is told of an event: of all tasks, or of one.
 
@@ -210,6 +238,8 @@ class Hookable:
         attempt begins, the rest once the ending has been recorded. Hooks are told at most once: what a worker
         that is killed had not told yet is lost.
 
+        `alert` is of the whole, and so of an app alone: see `App.on_alert`.
+
         What a hook raises is logged (`hook.failed`) and changes nothing; one that takes more than 30 s is
         cancelled (`hook.timeout`). Raises `ConfigurationError` for an event that does not exist.
         """
@@ -219,6 +249,18 @@ class Hookable:
             return hook
 
         return add
+
+    def on_dead_letter(self, hook: _D, /) -> _D:
+        """Registers a function, sync or async, that is told of each dead letter: `on("dead")` by another name.
+
+            @app.on_dead_letter
+            async def page(event: pgqueue.hooks.Dead) -> None:
+                await chat.post(f"{event.task} {event.id} was given up: {event.error.message}")
+
+        Of an app it is told of every task, of a task of that one.
+        """
+        self.hooks.add("dead", hook)
+        return hook
 
 
 def is_async(function: Any) -> bool:
@@ -242,15 +284,23 @@ def args_of(text: str) -> Mapping[str, Any]:
     return args if isinstance(args, dict) else {}
 
 
-def report(hook: Hook, event: JobEvent, error: BaseException) -> None:
+def subject(event: JobEvent | Alert) -> dict[str, Any]:
+    """What log lines say an event is about."""
+    about = (
+        {"check": event.check_name, "queue": event.queue}
+        if isinstance(event, Alert)
+        else {"job_id": event.id, "task": event.task}
+    )
+    return {"told_of": type(event).__name__.lower(), **about}
+
+
+def report(hook: Hook, event: JobEvent | Alert, error: BaseException) -> None:
     """Logs what a hook raised."""
     told = describe_error(error)
     log.error(
         "hook.failed",
         hook=hook_name(hook),
-        told_of=type(event).__name__.lower(),
-        job_id=event.id,
-        task=event.task,
+        **subject(event),
         error=told.type,
         message=told.message[:500],
         traceback=told.traceback,

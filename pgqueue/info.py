@@ -89,6 +89,25 @@ class JobInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """One check of health: a row of the view `pgqueue_bi.health`.
+
+    - `queue`: the queue that it is about; None: the whole.
+    - `check_name`: depth, oldest_age, failure_ratio, dead, workers (of a queue); leader, figures, schedules (of the
+      whole).
+    - `value`, `threshold`: what was found, and what it must not exceed. None: there is nothing to compare.
+    - `detail`: a sentence for a person.
+    """
+
+    queue: str | None
+    check_name: str
+    value: float | None
+    threshold: float | None
+    is_healthy: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """The end of an attempt, or of a job that waited: what `app.events()` gives.
 

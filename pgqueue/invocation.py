@@ -1,6 +1,6 @@
 """What is called for a task: its function, with what it is provided with, and its middleware around that.
 
-    middleware of the app ─► middleware of the task ─► providers opened ─► the function ─► providers closed
+    tracing ─► middleware of the app ─► middleware of the task ─► providers opened ─► the function ─► providers closed
 
 Made once for each task of a worker. A task that uses nothing of it is called as it is written.
 """
@@ -47,8 +47,12 @@ def handler_of(app: App, task: Task[..., Any], resources: Resources) -> Handler:
         app.providers.check(task.name, needs, is_async=task.is_async, has_context=not is_batch)
         provide = partial(_provided_async if task.is_async else _provided, handler, needs, resources)
         if is_batch:
-            return Handler(partial(_of_batch, provide, _parameter_of_batch(task)), False)
-        handler = Handler(provide, True)
+            handler = Handler(partial(_of_batch, provide, _parameter_of_batch(task)), False)
+        else:
+            handler = Handler(provide, True)
+    if is_batch and app.tracing is not None:
+        traced = app.tracing.around_batch(task.name, handler.function, is_async=task.is_async)
+        return Handler(traced, False)
     if middleware := _middleware_of(app, task):
         handler = Handler(partial(_around, handler, middleware), True)
     return handler
@@ -67,8 +71,11 @@ def _parameter_of_batch(task: Task[..., Any]) -> str:
 def _middleware_of(app: App, task: Task[..., Any]) -> tuple[Middleware, ...]:
     if isinstance(task, BatchTask):
         return ()  # a batch has no Context
+    traced: tuple[Middleware, ...] = ()
+    if app.tracing is not None:
+        traced = (app.tracing.around_async if task.is_async else app.tracing.around,)
     shared = (pair.form_for(task.name, is_async=task.is_async) for pair in app.middlewares)
-    return (*shared, *task.middleware)
+    return (*traced, *shared, *task.middleware)
 
 
 def _around(handler: Handler, middleware: Sequence[Middleware], ctx: Context[Any], /, **args: Any) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -83,11 +85,27 @@ class ClaimedJob(NamedTuple):
     max_attempts: int
     crashes: int
     options: str | None
+    waited: float = 0.0
+    """Seconds from the time at which it was due until it was claimed, by the database's clock."""
 
     @property
     def priority(self) -> int:
         """0 (first) to 9."""
         return self.lane // 2
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What went along with the enqueue for those who trace, such as `traceparent`."""
+        if self.options is None or '"headers"' not in self.options:
+            return {}
+        try:
+            stored = json.loads(self.options)
+        except (ValueError, RecursionError):  # written by another language: a number of 5,000 digits, say
+            return {}
+        found = stored.get("headers") if isinstance(stored, dict) else None
+        if not isinstance(found, dict):
+            return {}
+        return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,7 @@ class Custom(RetryPolicy):
             # Hazard: whatever is raised here, SystemExit included, would stand between a failed attempt and
             # its record. It is called and not awaited, so a cancellation of the worker cannot be lost.
             structlog.get_logger("pgqueue.retry").warning(
-                "the retry function failed, the default wait is used",
+                "retry.function_failed",
                 attempt=attempt,
                 error=type(failed).__name__,
             )

@@ -62,6 +62,10 @@ class Settings:
     """Processes of one worker process for `executor="process"`, and as many for jobs that crashed: 1 to 256; None: one for each CPU."""
     block_threshold: float = 1.0
     """How long a handler may keep a worker's event loop from running before the watchdog says so; 0: never."""
+    metrics_port: int | None = None
+    """Where a worker answers /metrics, /livez, /readyz and /health over HTTP: 1 to 65,535, or 0 for a port that is free; None: it does not."""
+    metrics_host: str = "0.0.0.0"
+    """The address that it listens on for these; every one of IPv4 unless told otherwise."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """Log lines of the command: JSON unless stderr is a terminal, or one of the two."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -164,6 +168,12 @@ def _dsn(value: Any) -> str:
     return normalize_dsn(value)
 
 
+def _host(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", value.strip()):
+        raise ValueError(f"expected an address or a name such as 127.0.0.1, got {_shown(value)}")
+    return value.strip()
+
+
 _READERS: dict[str, Callable[[Any], Any]] = {
     "dsn": _dsn,
     "queues": _queues,
@@ -180,6 +190,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "transactional_connections": _integer(1, 100),
     "task_processes": _integer(1, 256),
     "block_threshold": _duration(0, 3_600),
+    "metrics_port": _integer(0, 65_535),
+    "metrics_host": _host,
     "log_format": _choice("auto", "json", "console"),
     "log_level": _choice("debug", "info", "warning", "error"),
 }
@@ -252,6 +264,8 @@ def _from_environment(wrong: list[str]) -> dict[str, tuple[Any, str]]:
         if not variable.startswith(ENVIRONMENT_PREFIX) or value == "":
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if name == "metrics_port" and re.match(r"(tcp|udp)://", value):
+            continue  # Kubernetes sets it so for a service named pgqueue-metrics
         if name in _READERS:
             found[name] = (value, variable)
         elif hint := _did_you_mean(name, 0.8, ENVIRONMENT_PREFIX):

@@ -207,7 +207,7 @@ class Enqueueable(Generic[F]):
 
         Raises `InvalidArgs` before anything is sent, `UnusableConnection`, and what the server refuses.
         """
-        return run(target, self.call(*args, **kwargs))
+        return self.task.run_call(target, self.call(*args, **kwargs))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task.name}>"
@@ -332,6 +332,8 @@ class Task(BoundTask[P, R], Hookable):
         self.__wrapped__ = function
         self.app: Any = None
         """The `App` that it is registered with; None for a task that was made without one."""
+        self.run_call: Callable[[Any, Call[Any]], Any] = run
+        """Runs the call of an enqueue: `drivers.run`, or what traces it."""
         self._bind(self, Options())
 
     def _parameters(self, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> Parameters:

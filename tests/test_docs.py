@@ -24,6 +24,34 @@ def test_the_reference_pages_are_what_make_docs_would_write(connection: psycopg.
     assert not stale, f"run `make docs`: {stale}"
 
 
+def test_the_page_of_the_command_does_not_depend_on_what_has_run_before() -> None:
+    """Click keeps the option of the help that it made first, and asks how wide the terminal is."""
+    code = """
+import sys
+from click.testing import CliRunner
+from pgqueue.cli import COMMANDS, main
+for name in reversed(COMMANDS):
+    assert CliRunner().invoke(main, [name, "--help"], terminal_width=150).exit_code == 0
+from docs.build import cli_page
+first = cli_page()
+assert cli_page() == first
+sys.stdout.write(first)
+"""
+    environment = {**os.environ, "COLUMNS": "150"}
+    page = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    from docs.build import cli_page
+
+    assert page.stdout == cli_page()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())

@@ -92,7 +92,7 @@ def test_without_a_schema_the_server_is_looked_at_all_the_same(databases: Databa
     assert "server" not in by_check
     assert by_check["migrations"]["severity"] == "error"
     assert "pgqueue db upgrade" in by_check["migrations"]["remedy"]
-    assert {by_check[name]["severity"] for name in ("workers", "queues", "schedules")} == {"unseen"}
+    assert {by_check[name]["severity"] for name in ("workers", "queues", "schedules", "upkeep")} == {"unseen"}
 
 
 def test_what_was_found_is_told_with_its_remedy(connection: Session, database: str) -> None:
@@ -245,7 +245,7 @@ def as_role(connection: Session, migrated: str) -> Iterator[Callable[..., str]]:
             ["pgqueue_worker"],
             {"snapshots", "roles", "workers", "queues", "schedules", "starvation"},
         ),
-        ([], {"migrations", "snapshots", "roles", "workers", "queues", "schedules"}),
+        ([], {"migrations", "snapshots", "roles", "workers", "queues", "schedules", "upkeep"}),
     ],
 )
 def test_what_cannot_be_seen_for_want_of_a_right_is_said(
@@ -295,6 +295,20 @@ def test_schedules_that_do_not_run_are_found(connection: Session, doctor: Doctor
     only(doctor("schedules"), "error", "nightly cannot run: no such zone")
     call(connection, "pause_schedule", name="nightly")
     assert doctor("schedules") == []
+
+
+def test_upkeep_that_nobody_leads_and_figures_that_are_old_are_found(
+    connection: Session, doctor: Doctor
+) -> None:
+    register(connection)
+    connection.execute("update pgqueue.workers set started_at = now() - interval '1 hour'")
+    connection.execute("update pgqueue.leadership set led_at = now() - interval '2 minutes'")
+    only(doctor("upkeep"), "error", "nobody has led upkeep for 12", "upkeep.problem")
+    connection.execute("update pgqueue.leadership set led_at = now()")
+    connection.execute("update pgqueue.rollup_progress set rolled_up_to = now() - interval '6 minutes'")
+    only(doctor("upkeep"), "error", "nothing has been rolled up for 36", "--only snapshots")
+    connection.execute("update pgqueue.rollup_progress set rolled_up_to = now() - interval '2 minutes'")
+    assert doctor("upkeep") == []
 
 
 def test_low_priorities_that_others_keep_from_being_served_are_found(

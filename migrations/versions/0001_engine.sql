@@ -372,21 +372,23 @@ comment on column pgqueue.job_reports.lines is 'The last 100 lines, 64 KiB of th
 -- A row a queue that somebody has said something about; a queue without a row has the defaults.
 
 create table pgqueue.queues (
-    name           text             collate "C" not null,
-    paused_at      timestamptz,
-    worker_limit   integer,
-    max_attempts   integer,
-    timeout        double precision,
-    target_wait    double precision,
-    keep_completed interval,
-    keep_cancelled interval,
-    keep_dead      interval,
-    max_completed  bigint,
-    max_cancelled  bigint,
-    max_dead       bigint,
-    resumes_at     timestamptz,
-    max_depth      bigint,
-    max_oldest     double precision,
+    name              text             collate "C" not null,
+    paused_at         timestamptz,
+    worker_limit      integer,
+    max_attempts      integer,
+    timeout           double precision,
+    target_wait       double precision,
+    keep_completed    interval,
+    keep_cancelled    interval,
+    keep_dead         interval,
+    max_completed     bigint,
+    max_cancelled     bigint,
+    max_dead          bigint,
+    resumes_at        timestamptz,
+    max_depth         bigint,
+    max_oldest        double precision,
+    max_failure_ratio double precision,
+    tolerated_dead    bigint,
     constraint queues_one_row_a_name primary key (name),
     constraint queues_limit_leaves_a_slot check (worker_limit >= 1),
     constraint queues_attempts_that_a_job_can_have check (max_attempts between 1 and 32767),
@@ -397,7 +399,9 @@ create table pgqueue.queues (
         and (keep_cancelled >= '0') is not false and (keep_dead >= '0') is not false),
     constraint queues_keep_no_negative_number check ((max_completed >= 0) is not false
         and (max_cancelled >= 0) is not false and (max_dead >= 0) is not false),
-    constraint queues_depth_is_no_negative_number check (max_depth >= 0)
+    constraint queues_depth_is_no_negative_number check (max_depth >= 0),
+    constraint queues_failure_ratio_is_between_0_and_1 check (max_failure_ratio between 0 and 1),
+    constraint queues_tolerate_no_negative_number check (tolerated_dead >= 0)
 );
 
 comment on table  pgqueue.queues is 'What operators have set for a queue, effective at once. No row, or null: the defaults.';
@@ -416,6 +420,8 @@ comment on column pgqueue.queues.max_dead is 'How many dead letters are kept, th
 comment on column pgqueue.queues.resumes_at is 'When a paused queue goes on by itself; null: when somebody resumes it.';
 comment on column pgqueue.queues.max_depth is 'Ready jobs above which the queue is unhealthy; null: any number is healthy.';
 comment on column pgqueue.queues.max_oldest is 'Seconds that the oldest ready job has waited, above which the queue is unhealthy; null: any age is healthy.';
+comment on column pgqueue.queues.max_failure_ratio is 'The share of failed attempts, 0 to 1, above which the queue is unhealthy; null: any is healthy.';
+comment on column pgqueue.queues.tolerated_dead is 'Dead letters above which the queue is unhealthy; null: any number is healthy. (How many are kept: max_dead.)';
 
 -- Whether max_attempts was ever set for a queue. A sequence, because every enqueue wants to know: to look at a sequence's
 -- last value is a function call, to look into a table costs a quarter of an enqueue.
@@ -1081,7 +1087,7 @@ comment on function pgqueue.cancel_matching(text, text, text, text, text, intege
 -- sql/2_functions/operator/delete_jobs.sql
 -- Deletes jobs in any state but running, with their failures, reports and steps: nothing of them is left. Called by
 -- operators; who wants a record of the end cancels or discards instead.
--- Locks: the jobs' rows; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
+-- Locks: the jobs' rows, by id, as cancel does; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
 --
 -- As in cancel: a job moves while it is looked for, so the tables are looked through again for what was not found.
 create function pgqueue.delete_jobs(ids bigint[])
@@ -1100,6 +1106,11 @@ declare
 begin
     for round in 1 .. 3 loop
         exit when cardinality(missing) = 0;
+        -- Whatever the plan below, in the order of cancel and discard: table by table, by id.
+        perform from pgqueue.scheduled_jobs as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.ready_jobs as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.blocked_jobs as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.dead_letters as j where j.id = any (missing) order by j.id for update;
         with scheduled as (
             delete from pgqueue.scheduled_jobs as j where j.id = any (missing) returning j.id, j.task, j.unique_key
         ), ready as (
@@ -1146,10 +1157,10 @@ comment on function pgqueue.delete_jobs(bigint[]) is
 
 -- sql/2_functions/operator/discard.sql
 -- Moves dead letters to the history as cancelled, reason discarded. Called by operators.
--- Locks: the letters' rows. Index: dead_letters_one_row_a_job.
+-- Locks: the letters' rows, by id, as cancel does. Index: dead_letters_one_row_a_job.
 create function pgqueue.discard(ids bigint[])
 returns bigint[] language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -1639,7 +1650,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    known constant text[] := '{worker_limit,max_attempts,timeout,target_wait,keep_completed,keep_cancelled,keep_dead,max_completed,max_cancelled,max_dead,max_depth,max_oldest}';
+    known constant text[] := '{worker_limit,max_attempts,timeout,target_wait,keep_completed,keep_cancelled,keep_dead,max_completed,max_cancelled,max_dead,max_depth,max_oldest,max_failure_ratio,tolerated_dead}';
     wanted pgqueue.queues;
     setting record;
     broken text;
@@ -1664,7 +1675,7 @@ begin
                 else setting.value end));
         exception when data_exception or datatype_mismatch then
             raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, sqlerrm),
-                hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; the others: a number; null: the default.';
+                hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; max_failure_ratio: 0 to 1; the others: a number; null: the default.';
         end;
     end loop;
     begin
@@ -1673,12 +1684,12 @@ begin
                target_wait = wanted.target_wait, keep_completed = wanted.keep_completed,
                keep_cancelled = wanted.keep_cancelled, keep_dead = wanted.keep_dead, max_completed = wanted.max_completed,
                max_cancelled = wanted.max_cancelled, max_dead = wanted.max_dead, max_depth = wanted.max_depth,
-               max_oldest = wanted.max_oldest
+               max_oldest = wanted.max_oldest, max_failure_ratio = wanted.max_failure_ratio, tolerated_dead = wanted.tolerated_dead
          where q.name = set_queue.queue;
     exception when check_violation then
         get stacked diagnostics broken = constraint_name;
         raise exception using errcode = 'PQ001', message = format('settings of %s: %s', set_queue.queue, replace(broken, '_', ' ')),
-            hint = 'Limits and attempts are 1 or more, times are positive, what is kept is 0 or more.';
+            hint = 'Limits and attempts are 1 or more, times are positive, a ratio is 0 to 1, what is kept is 0 or more.';
     end;
     if wanted.max_attempts is not null then
         perform nextval('pgqueue.attempts_set');  -- before the commit: whoever looks too early finds no change yet
@@ -1689,7 +1700,7 @@ begin
     return jsonb_strip_nulls(to_jsonb(wanted) - '{name,paused_at,resumes_at}'::text[]);
 end $$;
 comment on function pgqueue.set_queue(text, jsonb) is
-'Changes settings of a queue, those that are given; null: the default. worker_limit, max_attempts, max_depth, max_completed, max_cancelled, max_dead: numbers; timeout, target_wait, max_oldest: seconds; keep_completed, keep_cancelled, keep_dead: seconds, an interval, or none. Returns all that are set. select pgqueue.set_queue(''mail'', ''{"worker_limit": 5, "keep_completed": "1 day"}'')';
+'Changes settings of a queue, those that are given; null: the default. worker_limit, max_attempts, max_depth, max_completed, max_cancelled, max_dead, tolerated_dead: numbers; max_failure_ratio: 0 to 1; timeout, target_wait, max_oldest: seconds; keep_completed, keep_cancelled, keep_dead: seconds, an interval, or none. Returns all that are set. select pgqueue.set_queue(''mail'', ''{"worker_limit": 5, "keep_completed": "1 day"}'')';
 
 -- How many unfinished jobs a queue has now. Called by operators: queues drain, which looks every now and then.
 -- Locks: none. Index: ready_jobs_lane; scans the other tables.
@@ -1706,6 +1717,68 @@ begin
 end $$;
 comment on function pgqueue.count_queue(text) is
 'How many unfinished jobs a queue has now, counted; pgqueue_bi.queue_health has what was counted a moment ago, at no cost.';
+
+-- sql/2_functions/operator/stats.sql
+-- What became of jobs in the last so many seconds, by queue or by queue and task. Called by operators: the command stats.
+-- Of minutes up to three hours back, of hours up to 14 days, else of days: the span begins with a whole one, and ends with the
+-- last minute that was rolled up. Here, for histograms are merged for it, and views have none.
+-- Locks: none. Index: rollups_one_row_a_bucket_and_task.
+create function pgqueue.stats(last_seconds double precision default 3600, by_task boolean default false)
+returns table (queue text, task text, from_at timestamptz, until_at timestamptz, enqueued bigint, completed bigint,
+               cancelled bigint, failed bigint, dead bigint, wait_avg_seconds double precision, wait_p50_seconds double precision,
+               wait_p95_seconds double precision, wait_p99_seconds double precision, run_avg_seconds double precision,
+               run_p50_seconds double precision, run_p95_seconds double precision, run_p99_seconds double precision)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC'
+as $$
+    with span as materialized (
+        select s.period, p.rolled_up_to as until_at,
+               date_trunc(s.period, p.rolled_up_to - make_interval(secs => stats.last_seconds)) as from_at
+          from pgqueue.rollup_progress as p
+         cross join (select case when stats.last_seconds <= 10800 then 'minute'
+                                 when stats.last_seconds <= 14 * 86400 then 'hour'
+                                 else 'day' end) as s (period)
+    ), parts as materialized (
+        select r.queue, case when stats.by_task then r.task else '' end as task, r.enqueued, r.completed, r.cancelled, r.failed,
+               r.dead, r.wait_seconds, r.run_seconds, r.wait_buckets, r.wait_counts, r.run_buckets, r.run_counts
+          from pgqueue.rollups as r
+         where r.period = (select s.period from span as s) and r.bucket_at >= (select s.from_at from span as s)
+           and r.bucket_at < (select s.until_at from span as s)
+    ), sums as (
+        select p.queue, p.task, sum(p.enqueued)::bigint as enqueued, sum(p.completed)::bigint as completed,
+               sum(p.cancelled)::bigint as cancelled, sum(p.failed)::bigint as failed, sum(p.dead)::bigint as dead,
+               sum(p.wait_seconds) as wait_seconds, sum(p.run_seconds) as run_seconds
+          from parts as p group by p.queue, p.task
+    ), waits as (
+        select b.queue, b.task, array_agg(b.bucket order by b.bucket) as buckets, array_agg(b.jobs order by b.bucket) as counts
+          from (select p.queue, p.task, h.bucket, sum(h.jobs)::bigint as jobs
+                  from parts as p cross join unnest(p.wait_buckets, p.wait_counts) as h (bucket, jobs)
+                 group by p.queue, p.task, h.bucket) as b
+         group by b.queue, b.task
+    ), runs as (
+        select b.queue, b.task, array_agg(b.bucket order by b.bucket) as buckets, array_agg(b.jobs order by b.bucket) as counts
+          from (select p.queue, p.task, h.bucket, sum(h.jobs)::bigint as jobs
+                  from parts as p cross join unnest(p.run_buckets, p.run_counts) as h (bucket, jobs)
+                 group by p.queue, p.task, h.bucket) as b
+         group by b.queue, b.task
+    ), shown as (
+        select s.*, coalesce(w.buckets, '{}') as wait_buckets, coalesce(w.counts, '{}') as wait_counts,
+               coalesce(r.buckets, '{}') as run_buckets, coalesce(r.counts, '{}') as run_counts
+          from sums as s
+          left join waits as w on w.queue = s.queue and w.task = s.task
+          left join runs as r on r.queue = s.queue and r.task = s.task
+         where s.enqueued + s.completed + s.cancelled + s.failed > 0
+    )
+    select s.queue, nullif(s.task, ''), n.from_at, n.until_at, s.enqueued, s.completed, s.cancelled, s.failed, s.dead,
+           s.wait_seconds / nullif(s.completed, 0), pgqueue.percentile(s.wait_buckets, s.wait_counts, 0.5),
+           pgqueue.percentile(s.wait_buckets, s.wait_counts, 0.95), pgqueue.percentile(s.wait_buckets, s.wait_counts, 0.99),
+           s.run_seconds / nullif(s.completed, 0), pgqueue.percentile(s.run_buckets, s.run_counts, 0.5),
+           pgqueue.percentile(s.run_buckets, s.run_counts, 0.95), pgqueue.percentile(s.run_buckets, s.run_counts, 0.99)
+      from shown as s cross join span as n
+     order by s.queue, s.task
+$$;
+comment on function pgqueue.stats(double precision, boolean) is
+'What became of jobs in the last so many seconds, by queue, or by queue and task: counts, and how long the completed ones had waited and run; from from_at (a whole minute; over three hours back a whole hour, over 14 days a UTC day) to until_at, the last minute that was rolled up. No row where nothing happened. Percentiles are wrong by a tenth at the most.';
 
 -- sql/2_functions/operator/stop_workers.sql
 -- Asks workers to stop: each claims nothing more, finishes what it runs within its drain limit, and is not started again.
@@ -2971,30 +3044,6 @@ begin
 end $$;
 comment on function pgqueue.settle_runs(text) is 'Private. Notes the final states of the jobs of a schedule''s earlier runs, at most 20.';
 
--- sql/2_functions/shared/summarize_history.sql
--- Has the BRIN of the history cover what was written lately. Called by count_depths, every ten seconds at the most.
--- Locks: SHARE UPDATE EXCLUSIVE on today's partition, if it is free; it waits for nobody. Index: finished_jobs_by_id.
---
--- A job that has ended is looked for by id or time in the ranges that may hold it, and in all that are not summarized yet. The
--- requests of autosummarize are carried out once a minute, and no more than 256 of them are remembered: at full speed that
--- would leave millions of rows to be read for each job that somebody looks at.
-create function pgqueue.summarize_history()
-returns void language plpgsql
-set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
-as $$
-begin
-    perform brin_summarize_new_values(i.indexrelid)
-       from pg_catalog.pg_index as i
-       join pg_catalog.pg_class as c on c.oid = i.indexrelid
-       join pg_catalog.pg_am as a on a.oid = c.relam
-      where i.indrelid in (to_regclass('pgqueue.finished_jobs' || to_char((clock_timestamp() at time zone 'UTC')::date, '_YYYYMMDD')),
-                           'pgqueue.finished_jobs_overflow'::regclass)
-        and a.amname = 'brin';
-exception when lock_not_available then
-    null;  -- autovacuum is at it, or somebody changes the partition: the next count comes soon
-end $$;
-comment on function pgqueue.summarize_history() is 'Private. Lets the latest of the history be found without reading all of it.';
-
 -- sql/2_functions/shared/take_keys.sql
 -- Takes the unique key of a new job, or does to the job that holds it what `how` asks for (options.unique of enqueue).
 -- Called by enqueue, enqueue_many, replay. Waits for a transaction that has taken the same key and has not ended.
@@ -3337,7 +3386,7 @@ comment on function pgqueue.travel(double precision) is
 -- sql/2_functions/upkeep/count_depths.sql
 -- Counts the jobs of each state by queue and task, for views and thresholds. Called by the leader when upkeep says that it is
 -- due: what is said there bounds it to a twentieth of the time.
--- Locks: an advisory one, shared with roll_up, row exclusive on its own tables, that of summarize_history; it waits for nobody.
+-- Locks: an advisory one, shared with roll_up, row exclusive on its own tables; it waits for nobody.
 -- Scans the state tables, in one statement, so that a job is counted once; on one processor, for the others are the workers'.
 create function pgqueue.count_depths()
 returns double precision language plpgsql security definer
@@ -3399,7 +3448,6 @@ begin
     select coalesce(bool_or(n.ready > 0 or n.running > 0), false) into moves from depths as n;
     delete from pgqueue.depths as d
      where d.ready + d.scheduled + d.blocked + d.running + d.dead = 0 and d.rolled_up = 0 and d.carried = 0;
-    perform pgqueue.summarize_history();
     took := greatest(0, extract(epoch from clock_timestamp() - began_at));
     update pgqueue.depth_count as c
        set counted_at = began_at, seconds = took, next_id = ids, next_position = places, is_moving = moves;
@@ -4276,6 +4324,30 @@ end $$;
 comment on function pgqueue.merge_rollups(text, timestamptz, text, timestamptz, timestamptz, boolean) is
 'Private. Adds the rollups of a span to those of an hour or day, or makes those of the last hour of them, by task or by queue.';
 
+-- sql/2_functions/upkeep/summarize_history.sql
+-- Has the BRIN of the history cover what was written lately. Called by the leader when a round has found it grown by some MB.
+-- Locks: SHARE UPDATE EXCLUSIVE on today's partition, if it is free; it waits for nobody. Index: finished_jobs_by_id.
+--
+-- A job that has ended is looked for by id or time in the ranges that may hold it, and in all that are not summarized yet. The
+-- requests of autosummarize are carried out once a minute, and no more than 256 of them are remembered: at full speed that
+-- would leave millions of rows to be read for each job that somebody looks at.
+create function pgqueue.summarize_history()
+returns void language plpgsql security definer
+set search_path = pg_catalog, pg_temp set lock_timeout = '10ms'
+as $$
+begin
+    perform brin_summarize_new_values(i.indexrelid)
+       from pg_catalog.pg_index as i
+       join pg_catalog.pg_class as c on c.oid = i.indexrelid
+       join pg_catalog.pg_am as a on a.oid = c.relam
+      where i.indrelid in (to_regclass('pgqueue.finished_jobs' || to_char((clock_timestamp() at time zone 'UTC')::date, '_YYYYMMDD')),
+                           'pgqueue.finished_jobs_overflow'::regclass)
+        and a.amname = 'brin';
+exception when lock_not_available then
+    null;  -- autovacuum is at it, or somebody changes the partition: a round comes soon
+end $$;
+comment on function pgqueue.summarize_history() is 'Lets the latest of the history be found without reading all of it.';
+
 -- sql/2_functions/upkeep/tick.sql
 -- The schedules that are due, with all that their next due time is computed from. Called by the leader. Locks: none.
 -- Index: schedules_due.
@@ -4591,7 +4663,7 @@ create function pgqueue.upkeep(
     hears boolean
 ) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, schedules_due boolean,
                  floors_due boolean, retain_due boolean, next_seconds double precision, problems text[],
-                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[])
+                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[], history_pages bigint)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -4603,6 +4675,7 @@ declare
     worker record;
     taken integer;
     kept_at timestamptz;
+    patience constant text := current_setting('lock_timeout');
 begin
     perform set_config('synchronous_commit', 'off', true);
     missing := pgqueue.heartbeat(upkeep.worker_ids);
@@ -4615,6 +4688,7 @@ begin
     retain_due := false;
     depths_due := false;
     rollup_due := false;
+    history_pages := 0;
     led := false;
     loop  -- twice at the most: the second look is under the lock, for somebody may have led since the first
         select * into last from pgqueue.leadership;
@@ -4657,7 +4731,11 @@ begin
                    or worker.session_lock and worker.supervisor_id <> upkeep.supervisor_id
                       and pg_try_advisory_xact_lock(worker.supervisor_id)
                 then
+                    -- A transaction of that worker may hold the lock of a job that it was completing, for as long as its
+                    -- process stands still: nothing else waits for that, and the next round tries again.
+                    perform set_config('lock_timeout', '200ms', true);
                     taken := pgqueue.rescue(worker.id);
+                    perform set_config('lock_timeout', patience, true);
                     if taken > 0 then  -- by us, and not by its own supervisor in the same moment
                         rescued := rescued + taken;
                         rescued_workers := rescued_workers || worker.id;
@@ -4714,6 +4792,8 @@ begin
             or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day')
             or pgqueue.retention_due();
         depths_due := pgqueue.depths_due();
+        history_pages := coalesce(pg_relation_size(to_regclass('pgqueue.finished_jobs' || to_char(round_at at time zone 'UTC', '_YYYYMMDD'))), 0)
+            / current_setting('block_size')::bigint;
         rollup_due := exists (select from pgqueue.rollup_progress as p
                                where p.rolled_up_to + interval '1 minute' <= clock_timestamp());
     end if;
@@ -4748,7 +4828,7 @@ begin
     return next;
 end $$;
 comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision, boolean) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), and which of the workers they want to stop.';
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), which of the workers they want to stop, and how many blocks of history today has (history_pages).';
 
 -- sql/2_functions/worker/claim.sql
 -- Takes up to max_jobs ready jobs for a worker, queue after queue in the order given, each by lane, then position.
@@ -4762,7 +4842,7 @@ comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, d
 create function pgqueue.claim(
     worker_id bigint, queues text[], limits integer[], max_jobs integer, cursors bigint[], fence bigint
 ) returns table (id bigint, lease bigint, queue text, lane smallint, "position" bigint, task text, args text,
-               attempt smallint, max_attempts smallint, crashes smallint, options text)
+               attempt smallint, max_attempts smallint, crashes smallint, options text, waited double precision)
 language plpgsql security definer rows 100
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -4811,7 +4891,7 @@ begin
               from picked as p
         )
         select p.id, claim.fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
-               p.max_attempts, p.crashes, p.options::text
+               p.max_attempts, p.crashes, p.options::text, greatest(0, date_part('epoch', clock_timestamp() - p.run_at))
           from picked as p order by p.lane, p.position;
         get diagnostics taken = row_count;
         room := room - taken;
@@ -4830,7 +4910,7 @@ begin
     end loop;
 end $$;
 comment on function pgqueue.claim(bigint, text[], integer[], integer, bigint[], bigint) is
-'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker, under the lease `fence`. PQ002 when the worker is not registered.';
+'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker, under the lease `fence`. `waited`: seconds since each was due. PQ002 when the worker is not registered.';
 
 -- Gives back what a claim took whose answer never reached the worker: untouched, the attempt too.
 -- Called by workers after a claim ended in a lost connection. Waits for that claim if it is still under way.
@@ -5608,6 +5688,32 @@ comment on column pgqueue_bi.failures.last_seen_at is 'When the latest of them f
 comment on column pgqueue_bi.failures.sample_message is 'The text of the latest error, 1,000 characters of it at the most.';
 comment on column pgqueue_bi.failures.sample_job_id is 'The job of the latest error.';
 
+-- sql/3_views/fleet.sql
+-- Who looks after the whole, and how fresh its figures are.
+create view pgqueue_bi.fleet as
+select nullif(l.led_at, '-infinity') as led_at,
+       case when isfinite(l.led_at)
+            then greatest(0, date_part('epoch', clock_timestamp() - l.led_at)) end as leader_seconds,
+       nullif(c.counted_at, '-infinity') as counted_at, nullif(p.rolled_up_to, '-infinity') as rolled_up_at,
+       case when isfinite(p.rolled_up_to)
+            then greatest(0, date_part('epoch', clock_timestamp() - p.rolled_up_to)) end as figures_seconds,
+       w.workers, w.slots
+  from pgqueue.leadership as l
+ cross join pgqueue.depth_count as c
+ cross join pgqueue.rollup_progress as p
+ cross join (select count(*) as workers, coalesce(sum(w.concurrency), 0)::bigint as slots
+               from pgqueue.workers as w
+               join pgqueue.heartbeats as h on h.worker_id = w.id and h.beat_at > clock_timestamp() - w.lease) as w;
+
+comment on view   pgqueue_bi.fleet is 'All workers together, and what their leader does: one row.';
+comment on column pgqueue_bi.fleet.led_at is 'When a round of upkeep was last led, noted every few seconds; null: never.';
+comment on column pgqueue_bi.fleet.leader_seconds is 'Seconds since then.';
+comment on column pgqueue_bi.fleet.counted_at is 'When jobs were counted last: see queue_health; null: never.';
+comment on column pgqueue_bi.fleet.rolled_up_at is 'The end of the last minute that was rolled up; null: none was.';
+comment on column pgqueue_bi.fleet.figures_seconds is 'Seconds since then: somewhat over 60 where a leader does its work.';
+comment on column pgqueue_bi.fleet.workers is 'Workers whose heartbeat is within their lease.';
+comment on column pgqueue_bi.fleet.slots is 'How many jobs these can run at once.';
+
 -- sql/3_views/job_throughput_daily.sql
 -- What happened in each UTC day, rolled up by upkeep/roll_up.sql.
 create view pgqueue_bi.job_throughput_daily as
@@ -5760,7 +5866,7 @@ select n.queue::text as queue,
        r.failed::double precision / nullif(r.completed + r.failed, 0)::double precision as failure_ratio,
        coalesce(w.workers, 0)::bigint as workers, coalesce(w.slots, 0)::bigint as slots,
        q.max_depth, q.max_oldest as max_oldest_seconds, nullif(c.counted_at, '-infinity') as counted_at,
-       nullif(p.rolled_up_to, '-infinity') as rolled_up_at
+       nullif(p.rolled_up_to, '-infinity') as rolled_up_at, q.max_failure_ratio, q.tolerated_dead
   from (select d.queue from pgqueue.depths as d
         union select q.name from pgqueue.queues as q
         union select s.queue from pgqueue.workers as w cross join unnest(w.queues) as s (queue)
@@ -5808,6 +5914,8 @@ comment on column pgqueue_bi.queue_health.max_depth is 'Ready jobs above which t
 comment on column pgqueue_bi.queue_health.max_oldest_seconds is 'Seconds of oldest_ready_seconds above which the queue counts as unhealthy; null: no threshold.';
 comment on column pgqueue_bi.queue_health.counted_at is 'When its jobs were counted: at most 10 seconds ago, or longer when nothing has changed since, or when counting takes over half a second; null: never.';
 comment on column pgqueue_bi.queue_health.rolled_up_at is 'The end of the last minute that was rolled up; null: none was.';
+comment on column pgqueue_bi.queue_health.max_failure_ratio is 'The failure_ratio, 0 to 1, above which the queue counts as unhealthy, from 10 attempts in the five minutes on; null: no threshold.';
+comment on column pgqueue_bi.queue_health.tolerated_dead is 'Dead letters above which the queue counts as unhealthy; null: no threshold.';
 
 -- sql/3_views/queues.sql
 -- What operators have set for queues.
@@ -5815,7 +5923,8 @@ create view pgqueue_bi.queues as
 select q.name::text as queue, q.paused_at, q.resumes_at, q.worker_limit, q.max_attempts, q.timeout as timeout_seconds,
        q.target_wait as target_wait_seconds, date_part('epoch', q.keep_completed) as keep_completed_seconds,
        date_part('epoch', q.keep_cancelled) as keep_cancelled_seconds, date_part('epoch', q.keep_dead) as keep_dead_seconds,
-       q.max_completed, q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest as max_oldest_seconds
+       q.max_completed, q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest as max_oldest_seconds,
+       q.max_failure_ratio, q.tolerated_dead
   from pgqueue.queues as q;
 
 comment on view   pgqueue_bi.queues is 'What operators have set for queues: a row for each that has, or had, a setting of its own. Null: the default.';
@@ -5834,6 +5943,8 @@ comment on column pgqueue_bi.queues.max_cancelled is 'How many cancelled jobs ar
 comment on column pgqueue_bi.queues.max_dead is 'How many dead letters are kept, the latest; null: any number.';
 comment on column pgqueue_bi.queues.max_depth is 'Ready jobs above which the queue is unhealthy; null: any number is healthy.';
 comment on column pgqueue_bi.queues.max_oldest_seconds is 'Seconds that the oldest ready job has waited, above which the queue is unhealthy; null: any age is healthy.';
+comment on column pgqueue_bi.queues.max_failure_ratio is 'The share of failed among the attempts of five minutes, 0 to 1, above which the queue is unhealthy; null: any is healthy.';
+comment on column pgqueue_bi.queues.tolerated_dead is 'Dead letters above which the queue is unhealthy; null: any number is healthy. How many are kept at all is max_dead.';
 
 -- sql/3_views/schedules.sql
 -- The rules by which jobs are enqueued, and what became of their due times.
@@ -5970,7 +6081,8 @@ comment on column pgqueue_bi.task_latency.run_p99_seconds is 'Seconds that 99% o
 create view pgqueue_bi.workers as
 select w.id, w.supervisor_id, w.host, w.pid, w.version, array_to_string(w.queues, ', ') as queues, w.concurrency,
        w.started_at, h.beat_at,
-       greatest(0, extract(epoch from clock_timestamp() - h.beat_at))::double precision as silent_seconds,
+       case when h.beat_at is not null
+            then greatest(0, date_part('epoch', clock_timestamp() - h.beat_at)) end as silent_seconds,
        array_to_string(w.unknown_tasks, ', ') as unknown_tasks
   from pgqueue.workers as w
   left join pgqueue.heartbeats as h on h.worker_id = w.id;
@@ -5984,9 +6096,126 @@ comment on column pgqueue_bi.workers.version is 'Its version of pgqueue.';
 comment on column pgqueue_bi.workers.queues is 'The queues that it serves.';
 comment on column pgqueue_bi.workers.concurrency is 'How many jobs it runs at once.';
 comment on column pgqueue_bi.workers.started_at is 'When it registered.';
-comment on column pgqueue_bi.workers.beat_at is 'Its last heartbeat.';
-comment on column pgqueue_bi.workers.silent_seconds is 'Seconds since its last heartbeat.';
+comment on column pgqueue_bi.workers.beat_at is 'Its last heartbeat; null: there is none on record.';
+comment on column pgqueue_bi.workers.silent_seconds is 'Seconds since its last heartbeat; null: there is none on record.';
 comment on column pgqueue_bi.workers.unknown_tasks is 'Tasks whose jobs it had to put back, because its app does not have them.';
+
+-- sql/3_views/z_health.sql
+-- Whether all is well: a row a check. Called z_, because it reads the view queue_health and files run in the order of ls.
+--
+-- What upkeep has counted is as old as upkeep: when no worker is alive nobody counts. Then, and only then, the first job of each
+-- lane is looked at, and the first of the scheduled ones.
+create view pgqueue_bi.health as
+with recursive queue as materialized (
+    select h.queue, h.is_paused, h.ready, h.dead, h.oldest_ready_seconds, h.failure_ratio, h.workers,
+           round(5 * (h.completed_per_minute + h.failed_per_minute))::bigint as attempts,
+           h.max_depth, h.max_oldest_seconds, h.max_failure_ratio, h.tolerated_dead
+      from pgqueue_bi.queue_health as h
+), fleet as materialized (
+    select count(*) as workers, count(*) filter (where h.beat_at > clock_timestamp() - w.lease) as alive,
+           date_part('epoch', clock_timestamp() - min(w.started_at)) as seconds,
+           greatest(30, date_part('epoch', max(w.lease))) as patience
+      from pgqueue.workers as w left join pgqueue.heartbeats as h on h.worker_id = w.id
+), leader as materialized (
+    -- a fleet that has just been started has had no time to lead
+    select case when f.workers > 0
+                then greatest(0, least(date_part('epoch', clock_timestamp() - nullif(l.led_at, '-infinity')), f.seconds))
+           end as seconds, f.workers, f.patience, f.seconds as fleet_seconds
+      from pgqueue.leadership as l cross join fleet as f
+), head (queue, lane, run_at) as (
+    (select r.queue, r.lane, r.run_at from pgqueue.ready_jobs as r
+      where (select f.alive from fleet as f) = 0 order by r.queue, r.lane, r.position limit 1)
+    union all
+    select n.queue, n.lane, n.run_at
+      from head
+     cross join lateral (select r.queue, r.lane, r.run_at from pgqueue.ready_jobs as r
+                          where (r.queue, r.lane) > (head.queue, head.lane)
+                          order by r.queue, r.lane, r.position limit 1) as n
+), due as materialized (
+    select s.queue, s.run_at from pgqueue.scheduled_jobs as s
+     where (select f.alive from fleet as f) = 0 order by s.run_at limit 1
+), line as (
+    select n.queue, max(n.seconds) as seconds
+      from (select q.queue, coalesce(q.oldest_ready_seconds, 0) as seconds from queue as q
+            union all
+            select h.queue, date_part('epoch', clock_timestamp() - h.run_at) from head as h
+            union all
+            select d.queue, date_part('epoch', clock_timestamp() - d.run_at) from due as d where d.run_at < clock_timestamp()) as n
+     group by n.queue
+), served as (
+    select l.queue, coalesce(q.is_paused, false) as is_paused, coalesce(q.workers, 0) as workers,
+           case when coalesce(q.is_paused or q.workers > 0, false) then 0 else greatest(0, l.seconds) end as seconds
+      from line as l left join queue as q on q.queue = l.queue
+), late as materialized (
+    select s.name, s.problem,
+           case when s.due_at = 'infinity' then 0
+                else greatest(0, date_part('epoch', clock_timestamp() - case when isfinite(s.due_at) then s.due_at else s.changed_at end))
+           end as seconds
+      from pgqueue.schedules as s
+     where s.paused_at is null and (s.due_at < clock_timestamp() or s.problem is not null)
+), latest as (
+    select coalesce(max(l.seconds), 0) as seconds, count(*) filter (where l.problem is not null) as broken,
+           (array_agg(l.name order by l.problem is null, l.seconds desc))[1] as name,
+           (array_agg(l.problem order by l.problem is null, l.seconds desc))[1] as problem
+      from late as l
+)
+select null::text as queue, 'leader'::text as check_name, l.seconds::double precision as value,
+       l.patience::double precision as threshold, coalesce(l.seconds <= l.patience, true) as is_healthy,
+       case when l.workers = 0 then 'no worker is registered'
+            when l.seconds <= l.patience then 'upkeep is led'
+            else format('nobody has led upkeep for %s s, though workers are registered', round(l.seconds)) end as detail
+  from leader as l
+union all
+select null, 'figures', f.seconds, 300, coalesce(f.seconds <= 300, true),
+       case when f.seconds is null then 'nobody leads upkeep, so no figures are kept'
+            when f.seconds <= 300 then format('the last minute that was rolled up ended %s s ago', round(f.seconds))
+            else format('nothing has been rolled up for %s s: a transaction that ends jobs may have been open since', round(f.seconds)) end
+  from (select case when l.seconds <= l.patience
+                    then greatest(0, least(date_part('epoch', clock_timestamp() - nullif(p.rolled_up_to, '-infinity')), l.fleet_seconds))
+               end as seconds
+          from leader as l cross join pgqueue.rollup_progress as p) as f
+union all
+select null, 'schedules', s.seconds, 60, s.seconds <= 60 and s.broken = 0,
+       case when s.broken > 0 then format('the schedule %s cannot run: %s', s.name, s.problem)
+            when s.seconds > 60 then format('the schedule %s has been due for %s s', s.name, round(s.seconds))
+            else 'no schedule is late' end
+  from latest as s
+union all
+select s.queue::text, 'workers', s.seconds, 60, s.seconds <= 60,
+       case when s.is_paused then 'the queue is paused'
+            when s.workers > 0 then format('workers that serve the queue: %s', s.workers)
+            when s.seconds = 0 then 'no worker serves the queue, and nothing waits in it'
+            else format('jobs have waited for %s s, and no worker serves the queue', round(s.seconds)) end
+  from served as s
+union all
+select q.queue::text, 'depth', q.ready, q.max_depth, q.ready <= q.max_depth,
+       format('ready jobs: %s, allowed: %s', q.ready, q.max_depth)
+  from queue as q where q.max_depth is not null
+union all
+select q.queue::text, 'oldest_age', coalesce(q.oldest_ready_seconds, 0), q.max_oldest_seconds,
+       coalesce(q.oldest_ready_seconds <= q.max_oldest_seconds, true),
+       case when q.oldest_ready_seconds is null then 'no job is ready'
+            else format('the oldest ready job has waited for %s s, allowed: %s s', round(q.oldest_ready_seconds), q.max_oldest_seconds) end
+  from queue as q where q.max_oldest_seconds is not null
+union all
+select q.queue::text, 'failure_ratio', q.failure_ratio, q.max_failure_ratio,
+       coalesce(q.attempts < 10 or q.failure_ratio <= q.max_failure_ratio, true),
+       case when q.attempts < 10 then format('attempts within five minutes: %s, too few to judge by', q.attempts)
+            else format('of %s attempts within five minutes %s%% have failed, allowed: %s%%', q.attempts,
+                        round((100 * q.failure_ratio)::numeric, 1), round((100 * q.max_failure_ratio)::numeric, 1)) end
+  from queue as q where q.max_failure_ratio is not null
+union all
+select q.queue::text, 'dead', q.dead, q.tolerated_dead, q.dead <= q.tolerated_dead,
+       format('dead letters: %s, allowed: %s', q.dead, q.tolerated_dead)
+  from queue as q where q.tolerated_dead is not null;
+
+comment on view   pgqueue_bi.health is 'Whether all is well: a row a check. Of each queue: workers, and depth, oldest_age, failure_ratio and dead where a threshold is set; of the whole: leader, figures, schedules.';
+comment on column pgqueue_bi.health.queue is 'The queue that the check is about; null: it is about the whole.';
+comment on column pgqueue_bi.health.check_name is 'depth (ready jobs), oldest_age (seconds that the oldest of them has waited), failure_ratio (0 to 1, of the attempts of five minutes), dead (dead letters), workers (seconds that jobs have waited while no worker serves their queue); leader (seconds since upkeep was led, while workers are registered), figures (seconds since the last minute that was rolled up), schedules (seconds by which one is late).';
+comment on column pgqueue_bi.health.value is 'What was found, in the unit of the check; null: there is nothing to judge.';
+comment on column pgqueue_bi.health.threshold is 'What the value must not exceed.';
+comment on column pgqueue_bi.health.is_healthy is 'Whether it does not. A failure ratio counts from 10 attempts on; a schedule that cannot run is not healthy.';
+comment on column pgqueue_bi.health.detail is 'The same, as a sentence for a person.';
 
 -- migrations/version_table.sql
 -- Where the history notes how far it has come. Not part of sql/: a schema installed by hand has none.

@@ -44,6 +44,14 @@ class Verb:
 
 
 @dataclass(frozen=True, slots=True)
+class View(Verb):
+    """A view of schema `pgqueue_bi` that the program reads as well: `function` is its name, `columns` are those asked for."""
+
+    def _render(self, _style: str) -> str:
+        return f"select {', '.join(self.columns)} from pgqueue_bi.{self.function}"
+
+
+@dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
     """A verb with its values, in the order of the verb's parameters, and how to read the rows."""
 

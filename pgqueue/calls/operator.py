@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from pgqueue.calls.call import Call, Rows, Verb, bigints, nothing, scalar, text_or_null, texts
+from pgqueue.calls.call import Call, Rows, Verb, View, bigints, nothing, scalar, text_or_null, texts
+from pgqueue.info import HealthCheck
 from pgqueue.job import Cancellation, DeadLetter, WaitingJob
 
 FIND_DEAD = Verb(
@@ -111,6 +113,32 @@ RESUME = Verb("resume", (("queue", "text"),))
 SET_QUEUE = Verb("set_queue", (("queue", "text"), ("settings", "jsonb")), ())
 COUNT_QUEUE = Verb("count_queue", (("queue", "text"),), ("ready", "scheduled", "blocked", "running"))
 STOP_WORKERS = Verb("stop_workers", (("ids", "bigint[]"),))
+HEALTH = View("health", (), ("queue", "check_name", "value", "threshold", "is_healthy", "detail"))
+
+STATS = Verb(
+    "stats",
+    (("last_seconds", "double precision"), ("by_task", "boolean")),
+    # in the order of Stats' fields
+    (
+        "queue",
+        "task",
+        "from_at",
+        "until_at",
+        "enqueued",
+        "completed",
+        "cancelled",
+        "failed",
+        "dead",
+        "wait_avg_seconds",
+        "wait_p50_seconds",
+        "wait_p95_seconds",
+        "wait_p99_seconds",
+        "run_avg_seconds",
+        "run_p50_seconds",
+        "run_p95_seconds",
+        "run_p99_seconds",
+    ),
+)
 
 SCHEDULE = Verb(
     "schedule",
@@ -150,6 +178,28 @@ class QueueCount(NamedTuple):
     scheduled: int
     blocked: int
     running: int
+
+
+class Stats(NamedTuple):
+    """What became of the jobs of a queue, or of one task in it; the result columns of `pgqueue.stats()`."""
+
+    queue: str
+    task: str | None
+    from_at: datetime
+    until_at: datetime
+    enqueued: int
+    completed: int
+    cancelled: int
+    failed: int
+    dead: int
+    wait_avg_seconds: float | None
+    wait_p50_seconds: float | None
+    wait_p95_seconds: float | None
+    wait_p99_seconds: float | None
+    run_avg_seconds: float | None
+    run_p50_seconds: float | None
+    run_p95_seconds: float | None
+    run_p99_seconds: float | None
 
 
 class JobRecord(NamedTuple):
@@ -325,6 +375,16 @@ def stop_workers(ids: Iterable[int]) -> Call[list[int]]:
     return Call(STOP_WORKERS, (bigints(ids),), scalar)
 
 
+def stats(last_seconds: float = 3600, *, by_task: bool = False) -> Call[list[Stats]]:
+    """What became of jobs lately, by queue, or by queue and task."""
+    return Call(STATS, (str(last_seconds), str(by_task)), lambda rows: [Stats(*row) for row in rows])
+
+
+def health() -> Call[list[HealthCheck]]:
+    """Every check of health, those of the whole first, then queue by queue. For who may read the view `health`."""
+    return Call(HEALTH, (), _checks)
+
+
 def schedule(name: str, definition: Mapping[str, Any]) -> Call[str]:
     """Makes or changes a schedule by hand: created, changed or unchanged.
 
@@ -363,6 +423,11 @@ def schedule_record(name: str) -> Call[tuple[str, str | None] | None]:
 
 def _ids(rows: Rows) -> list[int]:
     return [row[0] for row in rows]
+
+
+def _checks(rows: Rows) -> list[HealthCheck]:
+    checks = [HealthCheck(*row) for row in rows]
+    return sorted(checks, key=lambda check: (check.queue is not None, check.queue or "", check.check_name))
 
 
 def _settings(rows: Rows) -> dict[str, Any]:

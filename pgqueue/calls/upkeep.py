@@ -35,6 +35,7 @@ UPKEEP = Verb(
         "rollup_due",
         "queue_settings::text",
         "stopping",
+        "history_pages",
     ),
 )
 CRASHED_JOBS = Verb(
@@ -84,6 +85,7 @@ DROP_DAY = Verb("drop_day", (), ("dropped", "blocked_by"))
 TRIM_HISTORY = Verb("trim_history", (), ("jobs", "more"))
 COUNT_DEPTHS = Verb("count_depths", ())
 ROLL_UP = Verb("roll_up", ())
+SUMMARIZE_HISTORY = Verb("summarize_history", ())
 
 
 class UpkeepRound(NamedTuple):
@@ -105,6 +107,7 @@ class UpkeepRound(NamedTuple):
     queue_settings: str
     """JSON text, as of `queue_settings`."""
     stopping: list[int]
+    history_pages: int
 
 
 class DayDropped(NamedTuple):
@@ -261,6 +264,11 @@ def count_depths() -> Call[float | None]:
 def roll_up() -> Call[int]:
     """Rolls up the minutes that are over and whose endings are all there; how many they were."""
     return Call(ROLL_UP, (), scalar)
+
+
+def summarize_history() -> Call[None]:
+    """Lets the latest of the history be found without reading all of it."""
+    return Call(SUMMARIZE_HISTORY, (), nothing)
 
 
 def _upkeep_round(rows: Rows) -> UpkeepRound:

@@ -49,6 +49,7 @@ CLAIM = Verb(
         "max_attempts",
         "crashes",
         "options",
+        "waited",
     ),
 )
 FORGET_CLAIM = Verb("forget_claim", (("worker_id", "bigint"), ("fence", "bigint")))

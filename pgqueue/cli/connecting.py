@@ -15,10 +15,12 @@ from pgqueue.settings import redact_dsn
 
 
 @contextmanager
-def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def connected(dsn: str, *, only_reads: bool = False) -> Iterator[psycopg.Connection[Any]]:
     """An autocommit connection to a database whose schema serves this package.
 
-    Raises `DatabaseUnavailable` without the password in it, `SchemaError`, and what the statements raise.
+    One that `only_reads` views needs no right on a function, not even on that which says what the schema serves: views
+    are a contract of their own. Raises `DatabaseUnavailable` without the password in it, `SchemaError`, and what the
+    statements raise.
     """
     try:
         connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name="pgqueue cli")
@@ -28,5 +30,6 @@ def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
         # Not the library's text, which may quote the password.
         raise ConfigurationError(f"dsn: {redact_dsn(dsn)} is no connection string") from error
     with connection:
-        run(connection, calls.protocol()).check()
+        if not only_reads:
+            run(connection, calls.protocol()).check()
         yield connection

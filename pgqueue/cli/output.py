@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "note", "print_json", "print_table", "print_values"]
+__all__ = ["json_option", "note", "plain", "print_json", "print_table", "print_values"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 """Adds `--json` to a command, as the argument `as_json`."""
@@ -65,9 +65,13 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, datetime):
         return value.astimezone().isoformat(sep=" ", timespec="seconds")
-    # Hazard: an error's text may hold what moves a terminal's cursor.
+    return plain(str(value))
+
+
+def plain(text: str) -> str:
+    """Hazard: an error's text may hold what moves a terminal's cursor."""
     return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in str(value)
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
     )
 
 

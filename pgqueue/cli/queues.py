@@ -21,7 +21,10 @@ from pgqueue.drivers import run
 from pgqueue.job import seconds
 
 WAITING = ["scheduled", "ready", "blocked"]
-COUNTS = ("worker_limit", "max_attempts", "max_completed", "max_cancelled", "max_dead", "max_depth")
+COUNTS = (
+    "worker_limit", "max_attempts", "max_completed", "max_cancelled", "max_dead", "max_depth", "tolerated_dead"
+)  # fmt: skip
+RATIOS = ("max_failure_ratio",)
 DURATIONS = ("timeout", "target_wait", "keep_completed", "keep_cancelled", "keep_dead", "max_oldest")
 LOOK_SECONDS = 1.0
 """From one look at a queue that drains to the next, at the least; looking takes a twentieth of the time at the most."""
@@ -29,7 +32,7 @@ LIST = """
 select h.queue, h.is_paused, h.paused_at, h.resumes_at, h.ready, h.scheduled, h.blocked, h.running, h.dead,
        h.oldest_ready_seconds, h.workers, h.slots, h.counted_at, q.worker_limit, q.max_attempts, q.timeout_seconds,
        q.target_wait_seconds, q.keep_completed_seconds, q.keep_cancelled_seconds, q.keep_dead_seconds, q.max_completed,
-       q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest_seconds
+       q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest_seconds, q.max_failure_ratio, q.tolerated_dead
   from pgqueue_bi.queue_health as h left join pgqueue_bi.queues as q using (queue)
  order by h.queue
 """
@@ -138,6 +141,8 @@ def set_(queue: str, settings: tuple[str, ...], as_json: bool) -> None:
     keep_completed, keep_cancelled, keep_dead   how long ended jobs are kept: 7d, or none
     max_completed, max_cancelled, max_dead      how many of them are kept at the most
     max_depth, max_oldest         above that many ready jobs, or that wait of the oldest, it is unhealthy
+    max_failure_ratio             above that share of failed attempts (5%, or 0.05), over five minutes
+    tolerated_dead                above that many dead letters
 
     pgqueue queues set mail timeout=30s keep_completed=1d max_depth=10000
     """
@@ -212,11 +217,11 @@ def _set(queue: str, settings: dict[str, Any], as_json: bool) -> None:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """Reads name=value: a number, a duration, or `default`."""
+    """Reads name=value: a number, a duration, a share, or `default`."""
     name, equals, value = text.partition("=")
-    if not equals or name not in (*COUNTS, *DURATIONS):
+    if not equals or name not in (*COUNTS, *RATIOS, *DURATIONS):
         raise click.BadParameter(
-            f"{text!r}: expected one of {', '.join((*COUNTS, *DURATIONS))}, = and a value",
+            f"{text!r}: expected one of {', '.join((*COUNTS, *RATIOS, *DURATIONS))}, = and a value",
             param_hint="NAME=VALUE",
         )
     if value == "default":
@@ -225,9 +230,25 @@ def _setting(text: str) -> tuple[str, Any]:
         if not value.isdecimal():
             raise click.BadParameter(f"{text!r}: expected a number, or default", param_hint="NAME=VALUE")
         return name, int(value)
+    if name in RATIOS:
+        share = _share(value)
+        if share is None:
+            raise click.BadParameter(
+                f"{text!r}: expected a share such as 5% or 0.05, or default", param_hint="NAME=VALUE"
+            )
+        return name, share
     if name.startswith("keep_") and value == "none":
         return name, 0
     return name, seconds(float(value) if value.isdecimal() else value, name=name)
+
+
+def _share(value: str) -> float | None:
+    """Reads 5% or 0.05; None: it is no share."""
+    try:
+        share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+    except ValueError:
+        return None
+    return share if 0 <= share <= 1 else None
 
 
 def _ahead(value: str | None) -> str | None:
@@ -260,6 +281,6 @@ def _state(row: dict[str, Any]) -> str:
 def _settings(row: dict[str, Any]) -> list[str]:
     return [
         f"{name}={row[column]:g}" + (" s" if name in DURATIONS else "")
-        for name in (*COUNTS, *DURATIONS)
-        if row[column := name if name in COUNTS else f"{name}_seconds"] is not None
+        for name in (*COUNTS, *RATIOS, *DURATIONS)
+        if row[column := f"{name}_seconds" if name in DURATIONS else name] is not None
     ]

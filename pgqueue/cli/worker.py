@@ -50,6 +50,12 @@ def parse_queues(values: tuple[str, ...]) -> dict[str, int | None]:
     type=click.Choice(["auto", "listen", "poll"]),
     help="How idle workers are woken. Default: auto, a probe at the start decides.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65_535),
+    help="Answer /metrics, /livez, /readyz and /health on this port; 0: one that is free, see the log.",
+)
+@click.option("--metrics-host", metavar="ADDRESS", help="The address for these. Default: 0.0.0.0.")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), help="Default: auto.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: info.")
 @dsn_option

@@ -41,7 +41,7 @@ def list_(as_json: bool) -> None:
         print_json(rows)
         return
     for row in rows:
-        row["silent_seconds"] = round(row["silent_seconds"] or 0, 1)
+        row["silent_seconds"] = None if row["silent_seconds"] is None else round(row["silent_seconds"], 1)
     print_table(
         COLUMNS, [[row[column] for column in COLUMNS] for row in rows], empty="no workers are registered"
     )

@@ -101,6 +101,7 @@ class Rehearsal:
             on_unknown_task=self._put_back_unknown,
             handler_of=lambda task: self._watch.handler(task, handler_of(app, task, self._resources)),
             telling=self._telling,
+            on_ended=self._telling.ended,
         )
         self._worker_id = 0
         self._claimed: deque[ClaimedJob] = deque()

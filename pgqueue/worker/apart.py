@@ -20,9 +20,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -58,7 +58,6 @@ from pgqueue.worker.saying import Saying
 from pgqueue.worker.services import CLOSE_SECONDS, UNKNOWN_TASK_SECONDS, loop_factory
 from pgqueue.worker.slot import Slot
 from pgqueue.worker.slot import Stop as Why
-from pgqueue.worker.telling import Telling
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -76,8 +75,10 @@ class Apart:
         self._served = 0
         self._threads = 0
         self._tasks = app.tasks
+        self._tracing = app.tracing
         self._resources = Resources(app.providers)
-        self._witness = Witness(app.tasks)
+        self._completed: ClaimedJob | None = None
+        """The latest job whose completion was recorded in its own transaction."""
         self._attempts = Attempts(
             tasks=app.tasks,
             threads=main_thread,
@@ -85,7 +86,7 @@ class Apart:
             expire=_never,  # the worker has asked
             on_unknown_task=_put_off,
             handler_of=partial(handler_of, app, resources=self._resources),
-            telling=self._witness,
+            on_ended=self._note_completion,
         )
 
     async def serve(self) -> NoReturn:
@@ -109,9 +110,10 @@ class Apart:
             with contextlib.suppress(OSError, ValueError):  # a handler may have closed them
                 sys.stdout.flush()
                 sys.stderr.flush()
-            completed = self._witness.has_completed(job)
             self._saying.end()
-            self._say(ended(ending, has_completed=completed, was_stopped=was_stopped, leaves=leaves))
+            self._say(
+                ended(ending, has_completed=self._completed is job, was_stopped=was_stopped, leaves=leaves)
+            )
             if leaves:
                 await self._leave()
 
@@ -119,6 +121,8 @@ class Apart:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._resources.close()
+        if self._tracing is not None:
+            self._tracing.flush()
         os._exit(0)
 
     def _wear(self, job: ClaimedJob) -> str:
@@ -155,30 +159,13 @@ class Apart:
         # No worker, no heartbeat: the job would be run by others beside us.
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def _note_completion(self, _verb: str, batch: Sequence[tuple[Any, ...]], _accepted: object) -> None:
+        self._completed = batch[0][0]
+
     def _interrupt(self) -> None:
         job = self._slot.job
         if job is not None and (task := self._tasks.get(job.task)) is not None and task.is_async:
             self._slot.interrupt(Why.DRAIN)
-
-
-class Witness(Telling):
-    """Tells nobody of anything; remembers the job whose completion was recorded in its own transaction."""
-
-    def __init__(self, tasks: Collection[str]):
-        self._names = tasks
-        self._completed: ClaimedJob | None = None
-
-    def watched(self, event: str) -> Collection[str]:
-        """All tasks, for what the worker cannot know by itself."""
-        return self._names if event == "succeeded" else ()
-
-    def succeeded(self, job: ClaimedJob) -> None:
-        """An attempt has completed its job in its own transaction."""
-        self._completed = job
-
-    def has_completed(self, job: ClaimedJob) -> bool:
-        """Whether this job was the one."""
-        return self._completed is job
 
 
 def receive(link: socket.socket) -> Order | None:

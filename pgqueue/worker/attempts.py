@@ -40,6 +40,7 @@ from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.executors.transactional import NotStarted, Transactions
 from pgqueue.worker.isolation import Isolation
 from pgqueue.worker.link import report_outage
+from pgqueue.worker.settler import NO_CELL, OnEnded
 from pgqueue.worker.slot import Slot, Stop
 from pgqueue.worker.steps import Steps
 from pgqueue.worker.telling import Telling
@@ -54,7 +55,8 @@ class Attempts:
 
     `expire` ends a job that may not start any more, by the database's clock, and says whether it did;
     `on_unknown_task` is told of a job whose task is not among them, and says for how long to put it off;
-    `handler_of` gives what is called for a task; `telling` tells hooks that an attempt begins;
+    `handler_of` gives what is called for a task; `telling` tells hooks that an attempt begins; `on_ended` is told of
+    endings that are not the settler's to record: completions in a job's own transaction, and jobs that had expired;
     `isolation` runs what is to run apart; without it everything runs in here.
     """
 
@@ -68,6 +70,7 @@ class Attempts:
         on_unknown_task: Callable[[ClaimedJob], float],
         handler_of: Callable[[Task[..., Any]], Handler],
         telling: Telling | None = None,
+        on_ended: OnEnded = lambda *_: None,
         isolation: Isolation | None = None,
     ):
         self.tasks = tasks
@@ -78,7 +81,7 @@ class Attempts:
         self._expire = expire
         self._on_unknown_task = on_unknown_task
         self._handler_of = handler_of
-        self._telling = telling
+        self._on_ended = on_ended
         self._starts = {name: self._start_of(task) for name, task in tasks.items()}
         if telling is not None:
             for name in telling.watched("started"):
@@ -118,8 +121,7 @@ class Attempts:
     async def _start_unless_expired(self, start: Start, slot: Slot, job: ClaimedJob) -> Ending | None:
         if await self._expire(job):
             log.info("job.expired", job_id=job.id, task=job.task, queue=job.queue)
-            if self._telling is not None:
-                self._telling.cancelled(job, "expired")
+            self._on_ended("cancel", ((job, NO_CELL, "expired"),), (job.id,))
             return None
         started = start(slot, job)
         return await started if inspect.isawaitable(started) else started
@@ -251,8 +253,7 @@ class Attempts:
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the handler's too
             return self._judge(slot, job, task, error)
         if is_settled:
-            if self._telling is not None and task.name in self._telling.watched("succeeded"):
-                self._telling.succeeded(job)
+            self._on_ended("complete", ((job, slot.cell),), (job.id,))
             return None
         return keep(job, task, result) if task.keep_result else COMPLETED
 

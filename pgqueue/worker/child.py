@@ -1,8 +1,8 @@
 """A worker process: one event loop with the services of a worker, its signals, and the way it ends.
 
 Run by the supervisor as `python -m pgqueue.worker.child`; its orders come as one JSON line on stdin, and
-after them one byte for each poke, the id of each worker whose jobs were rescued on a line, and what operators have set for
-queues as one of JSON. When stdin ends the supervisor is gone, and the child goes with it.
+after them one byte for each poke, the id of each worker whose jobs were rescued on a line, what operators have set for
+queues as one of JSON, and alerts as one with an array. When stdin ends the supervisor is gone, and the child goes with it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import structlog
 
 from pgqueue.app import App
 from pgqueue.errors import ConfigurationError, UnknownWorker
+from pgqueue.hooks import Alert
 from pgqueue.invocation import check
 from pgqueue.observe.logging import configure_logging
 from pgqueue.worker.board import Board
@@ -27,7 +28,15 @@ from pgqueue.worker.dying import die_with_parent
 from pgqueue.worker.frames import Setup
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.loading import load_app
-from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders, QueueTerms
+from pgqueue.worker.measuring import FiguresPipe
+from pgqueue.worker.orders import (
+    EXIT_CONFIGURATION,
+    EXIT_REPLACE,
+    READY,
+    READY_FOR_ALERTS,
+    Orders,
+    QueueTerms,
+)
 from pgqueue.worker.schedules import check_name
 from pgqueue.worker.services import Services, loop_factory
 
@@ -38,8 +47,14 @@ class Child:
     """The services of one worker in a process of their own: signals, the supervisor's pokes, its end."""
 
     def __init__(self, orders: Orders, app: App, board: Board):
+        self._figures = None if orders.figures_fd < 0 else FiguresPipe(orders.figures_fd)
         self.services = Services(
-            orders, app, board, apart=_setup(orders), task_processes=orders.task_processes
+            orders,
+            app,
+            board,
+            apart=_setup(orders),
+            task_processes=orders.task_processes,
+            report=None if self._figures is None else self._figures.write,
         )
         self._ready_fd = orders.ready_fd
         self.is_replaced = False
@@ -58,9 +73,14 @@ class Child:
         self._watch_supervisor()
         leaving = asyncio.create_task(self._leave_when_stuck())
         try:
-            await self.services.run(on_ready=lambda: os.write(self._ready_fd, b"1"))
+            await self.services.run(on_ready=self._say_ready)
         finally:
             leaving.cancel()
+            if self._figures is not None:
+                self._figures.close()
+
+    def _say_ready(self) -> None:
+        os.write(self._ready_fd, READY_FOR_ALERTS if self.services.telling.hears_alerts else READY)
 
     async def _leave_when_stuck(self) -> None:
         await self.services.slots.stuck.wait()
@@ -81,13 +101,16 @@ class Child:
                 if b"!" in told:
                     loop.call_soon_threadsafe(partial(self.services.claimer.poke, forget_sleep=True))
                 *lines, unread = (unread + told.replace(b"!", b"")).split(b"\n")
-                rescued = [int(line) for line in lines if not line.startswith(b"{")]
+                rescued = [int(line) for line in lines if line.isdigit()]
                 if rescued:
                     loop.call_soon_threadsafe(self.services.hear_of_rescue, rescued)
                 for line in lines:
                     if line.startswith(b"{"):
                         terms = msgspec.json.decode(line, type=dict[str, QueueTerms])
                         loop.call_soon_threadsafe(self.services.apply, terms)
+                    elif line.startswith(b"["):
+                        alerts = msgspec.json.decode(line, type=list[Alert])
+                        loop.call_soon_threadsafe(self.services.telling.alert, alerts)
             # No supervisor, no heartbeat: the jobs in hand would be run by others beside us.
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -129,6 +152,8 @@ async def _work(orders: Orders, app: App, board: Board) -> None:
         log.error("worker.declared_dead", error=str(error))
         code = 1
     board.leave()
+    if app.tracing is not None:
+        app.tracing.flush()
     sys.stdout.flush()
     sys.stderr.flush()
     # At once, from inside the loop: a thread that is stuck in a handler, or a coroutine that refuses its

@@ -22,8 +22,10 @@ import structlog
 
 from pgqueue.app import App
 from pgqueue.errors import MissingDSN, UnknownWorker
+from pgqueue.hooks import Alert
 from pgqueue.invocation import check
 from pgqueue.observe.logging import configure_logging
+from pgqueue.observe.tally import process_tally
 from pgqueue.settings import Settings, override
 from pgqueue.worker.board import Board
 from pgqueue.worker.frames import Setup
@@ -124,6 +126,8 @@ class Worker:
             rescued=lambda worker_ids: _tell(loop, self._hear_of_rescue, worker_ids),
             apply=lambda queue_terms: _tell(loop, self._apply, queue_terms),
             stop_asked=lambda worker_id: _tell(loop, self._stop_asked, worker_id),
+            hears_alerts=lambda: self._services is not None and self._services.telling.hears_alerts,
+            alerted=self._alerted,
         )
         try:
             await self._keeper.begin()
@@ -238,7 +242,12 @@ class Worker:
         watching: asyncio.Task[None] | None = None
         try:
             services = self._services = Services(
-                terms, self._app, board, apart=self._apart(worker_id), task_processes=settings.task_processes
+                terms,
+                self._app,
+                board,
+                apart=self._apart(worker_id),
+                task_processes=settings.task_processes,
+                report=process_tally.add if process_tally.is_wanted else None,
             )
             self._keeper.look_after(board)
             if self._stops > 1:
@@ -312,6 +321,14 @@ class Worker:
         if self._services is not None and self._untold:
             self._services.hear_of_rescue(self._untold)
             self._untold = []
+
+    def _alerted(self, alerts: Sequence[Alert]) -> bool:
+        """Called by the keeper's thread: hooks are told by the services, in the loop."""
+        services, loop = self._services, self._loop
+        if services is None or loop is None:
+            return False
+        _tell(loop, services.telling.alert, alerts)
+        return True
 
     def _look(self) -> None:
         if self._services is not None:

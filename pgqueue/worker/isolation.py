@@ -27,6 +27,7 @@ from pgqueue.worker.executors.process import NotReady
 from pgqueue.worker.executors.processes import Processes
 from pgqueue.worker.frames import Setup, ending_of
 from pgqueue.worker.saying import hear
+from pgqueue.worker.settler import NO_CELL, OnEnded
 from pgqueue.worker.slot import NEVER, Slot
 from pgqueue.worker.telling import Telling
 
@@ -50,7 +51,8 @@ def cpus() -> int:
 class Isolation:
     """Runs jobs apart, each kind in at most `size` processes at once.
 
-    `expire` ends a job that may not start any more, and says whether it did; `telling` tells hooks of the start.
+    `expire` ends a job that may not start any more, and says whether it did; `telling` tells hooks of the start;
+    `on_ended` is told of endings that are not the settler's to record.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Isolation:
         board: Board,
         expire: Callable[[ClaimedJob], Awaitable[bool]],
         telling: Telling,
+        on_ended: OnEnded,
         queue_timeouts: Mapping[str, float] = MappingProxyType({}),
     ):
         self._size = size
@@ -69,6 +72,7 @@ class Isolation:
         self._board = board
         self._expire = expire
         self._telling = telling
+        self._on_ended = on_ended
         self._queue_timeouts = queue_timeouts
 
     async def run(self, task: Task[..., Any], slot: Slot, job: ClaimedJob) -> Ending | None:
@@ -102,7 +106,7 @@ class Isolation:
         try:
             if time.monotonic() - asked > 0.1 and expires(job) and await self._expire(job):
                 log.info("job.expired", job_id=job.id, task=job.task, queue=job.queue)
-                self._telling.cancelled(job, "expired")
+                self._on_ended("cancel", ((job, NO_CELL, "expired"),), (job.id,))
                 return None
             if job.task in self._telling.watched("started"):
                 self._telling.started(job)
@@ -110,8 +114,8 @@ class Isolation:
             if timeout is not None and slot.stop is None:
                 slot.deadline = board.deadlines[cell] = time.monotonic_ns() + int(timeout * 1e9)
             ended = await process.run(job, partial(hear, slot, job))
-            if ended.has_completed and job.task in self._telling.watched("succeeded"):
-                self._telling.succeeded(job)
+            if ended.has_completed:
+                self._on_ended("complete", ((job, cell),), (job.id,))
             return ending_of(ended)
         except ProcessDied as error:
             return died(job, task, error)

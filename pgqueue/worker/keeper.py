@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from pgqueue.hooks import Alert
 from pgqueue.settings import Settings
 from pgqueue.worker.board import Board
 from pgqueue.worker.link import Backoff
@@ -45,6 +46,8 @@ class Keeper:
         rescued: Callable[[Sequence[int]], None],
         apply: Callable[[Mapping[str, QueueTerms]], None],
         stop_asked: Callable[[int], None],
+        hears_alerts: Callable[[], bool],
+        alerted: Callable[[Sequence[Alert]], bool],
     ):
         self._dsn = dsn
         self._settings = settings
@@ -54,6 +57,8 @@ class Keeper:
         self.rescued = rescued
         self.apply = apply
         self.stop_asked = stop_asked
+        self.hears_alerts = hears_alerts
+        self.alerted = alerted
         self.listens = False
         self._upkeep: Upkeep | None = None
         self._worker_id: int | None = None

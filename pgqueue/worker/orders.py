@@ -11,6 +11,10 @@ EXIT_REPLACE = 75
 """A child's exit code when it has ended by itself, to be replaced: its threads are stuck. EX_TEMPFAIL."""
 
 
+READY, READY_FOR_ALERTS = b"1", b"2"
+"""What a child says when it has come to work; the second: its app has hooks for alerts."""
+
+
 class QueueTerms(msgspec.Struct, frozen=True, omit_defaults=True):
     """What operators have set for a queue that concerns its workers."""
 
@@ -44,6 +48,8 @@ class Orders(Terms, frozen=True):
 
     task_processes: int | None
     board_fd: int
+    figures_fd: int
+    """Where to report what jobs came to; -1: nobody wants to know."""
     ready_fd: int
     log_format: str
     log_level: str

@@ -51,7 +51,14 @@ class Schedules:
             if outcome == "foreign":
                 log.warning("schedule.foreign", schedule=name, owner=app.name, remedy=_REMEDIES["foreign"])
             elif outcome != "unchanged":
-                log.info(f"schedule.{outcome}", schedule=name, owner=app.name)
+                event = (
+                    "schedule.created"
+                    if outcome == "created"
+                    else "schedule.changed"
+                    if outcome == "changed"
+                    else "schedule.removed"
+                )
+                log.info(event, schedule=name, owner=app.name)
         log.debug("schedules.brought", owner=app.name, schedules=len(app.schedules))
 
 

@@ -37,10 +37,11 @@ from pgqueue.worker.hand import Hand
 from pgqueue.worker.isolation import Isolation, cpus
 from pgqueue.worker.link import KEEPALIVES, OUTAGES, Link, report_outage
 from pgqueue.worker.listener import COMMON_CHANNEL, Listener
+from pgqueue.worker.measuring import Measuring, Report
 from pgqueue.worker.orders import QueueTerms, Terms
 from pgqueue.worker.reports import Reports
 from pgqueue.worker.schedules import Schedules
-from pgqueue.worker.settler import NO_CELL, Settler
+from pgqueue.worker.settler import NO_CELL, OnEnded, Settler
 from pgqueue.worker.slots import Slots
 from pgqueue.worker.telling import Telling
 from pgqueue.worker.watchdog import Watchdog
@@ -63,7 +64,8 @@ class Services:
 
     `run` works until `drain` is called; `hurry` cuts the draining short. `apart` is what the processes need to know
     that run jobs apart, at most `task_processes` for each kind (`isolation`), by default one for each processor;
-    without it all jobs run in here.
+    without it all jobs run in here. `report` is given what the jobs came to, once a second and at the end; without it
+    nothing is measured.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Services:
         *,
         apart: Setup | None = None,
         task_processes: int | None = None,
+        report: Report | None = None,
     ):
         self.terms = terms
         pooled = not terms.listens
@@ -82,11 +85,13 @@ class Services:
         self._claims = Link(terms.dsn, name=f"pgqueue worker {terms.worker_id} claims", pooled=pooled)
         self._endings = Link(terms.dsn, name=f"pgqueue worker {terms.worker_id} endings", pooled=pooled)
         self.telling = Telling(app.tasks, app.hooks)
+        self._measuring = None if report is None else Measuring(report, board.capacity)
+        on_ended: OnEnded = self.telling.ended
+        if self._measuring is not None:
+            on_ended = self._measuring.counted(on_ended)
         self.resources = Resources(app.providers)
         self.reports = Reports(self._endings)
-        self.settler = Settler(
-            link=self._endings, hand=self.hand, on_ended=self.telling.ended, reports=self.reports
-        )
+        self.settler = Settler(link=self._endings, hand=self.hand, on_ended=on_ended, reports=self.reports)
         self.threads = Threads(terms.concurrency)
         self.transactions = Transactions(
             dsn=terms.dsn, size=terms.transactional_connections, threads=self.threads, pooled=pooled
@@ -100,6 +105,7 @@ class Services:
                 board=board,
                 expire=self._end_if_expired,
                 telling=self.telling,
+                on_ended=on_ended,
                 queue_timeouts=self._queue_timeouts,
             )
         )
@@ -112,6 +118,7 @@ class Services:
             on_unknown_task=self._put_back_unknown,
             handler_of=partial(handler_of, app, resources=self.resources),
             telling=self.telling,
+            on_ended=on_ended,
         )
         self.slots = Slots(
             attempts=attempts,
@@ -120,6 +127,7 @@ class Services:
             board=board,
             reports=self.reports,
             queue_timeouts=self._queue_timeouts,
+            start=None if self._measuring is None else self._measuring.timed(attempts.start),
         )
         self.watchdog = Watchdog(
             threshold=terms.block_threshold,
@@ -163,6 +171,8 @@ class Services:
             self._release_hoard(),
             self._follow_cancels(),
         ]
+        if self._measuring is not None:
+            services.append(self._measuring.run())
         if self.terms.listens:
             channels = (COMMON_CHANNEL, f"pgqueue_{self.terms.worker_id}")
             listener = Listener(self.terms.dsn, channels, heard=self._heard, begun=self._listens_anew)
@@ -274,6 +284,8 @@ class Services:
 
     async def _close(self) -> None:
         self.watchdog.stop()
+        if self._measuring is not None:
+            self._measuring.report()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_SECONDS)
         await self.telling.close()

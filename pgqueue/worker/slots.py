@@ -15,7 +15,7 @@ import structlog
 
 from pgqueue.batch_task import BatchTask
 from pgqueue.job import ClaimedJob
-from pgqueue.worker.attempts import Attempts
+from pgqueue.worker.attempts import Attempts, Start
 from pgqueue.worker.board import Board
 from pgqueue.worker.decide import (
     CANCELLED,
@@ -56,8 +56,11 @@ class Slots:
         board: Board,
         reports: Reports | None = None,
         queue_timeouts: Mapping[str, float] = MappingProxyType({}),
+        start: Start | None = None,
     ):
+        """`start`: what begins an attempt, by default `attempts.start`."""
         self._attempts = attempts
+        self._start = start or attempts.start
         self._hand = hand
         self._settler = settler
         self._board = board
@@ -134,7 +137,7 @@ class Slots:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _serve(self, slot: Slot) -> None:
-        hand, settler, start = self._hand, self._settler, self._attempts.start
+        hand, settler, start = self._hand, self._settler, self._start
         timeouts, deadlines, clock = self._timeouts, self._board.deadlines, time.monotonic_ns
         queue_timeouts = self._queue_timeouts
         in_a_row = 0

@@ -12,23 +12,31 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
+from pgqueue.hooks import Alert
+from pgqueue.observe.tally import process_tally
 from pgqueue.settings import Settings
 from pgqueue.worker.board import Board
 from pgqueue.worker.dying import how_it_ended, signal_name
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.link import Backoff
-from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, Orders, QueueTerms
+from pgqueue.worker.measuring import FiguresReader
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, READY_FOR_ALERTS, Orders, QueueTerms
 from pgqueue.worker.upkeep import Upkeep, check_database
+
+if TYPE_CHECKING:
+    from pgqueue.metrics import Server
 
 log = structlog.get_logger("pgqueue.worker")
 
 HUNG_SECONDS = 3.5
 """Beyond the timeout of a job: a child that has not ended the attempt by then cannot, its loop is blocked."""
+LIVE_SECONDS = 15.0
+"""When its loop has not turned for so long, this process says that it should be replaced."""
 KILL_GRACE = 10.0
 """Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
 
@@ -41,7 +49,8 @@ class ChildProcess:
     worker_id: int
     process: asyncio.subprocess.Process
     board: Board
-    ready: asyncio.Future[None]
+    ready: asyncio.Future[bytes]
+    """What it says when it has come to work."""
     started_at: float = field(default_factory=time.monotonic)
     hung: list[int] = field(default_factory=list)
     """The jobs that it was killed for, because they were over their timeout; negative: apart."""
@@ -56,6 +65,11 @@ class ChildProcess:
     def was_ready(self) -> bool:
         """Whether it ever came to work: its app was loaded."""
         return self.ready.done() and not self.ready.cancelled()
+
+    @property
+    def can_be_told(self) -> bool:
+        """Whether it works, and listens."""
+        return self.was_ready and self.process.stdin is not None and not self.process.stdin.is_closing()
 
     @property
     def is_stopped(self) -> bool:
@@ -88,6 +102,7 @@ class Supervisor:
         self._exit_code = 0
         self._first_ready = asyncio.Event()
         self._untold: list[int] = []
+        self._turned_at = time.monotonic()
         self._upkeep: Upkeep
 
     async def run(self) -> int:
@@ -99,6 +114,7 @@ class Supervisor:
         self._upkeep = Upkeep(
             dsn=self._dsn, settings=self._settings, queues=self._queues, listens=self._listens, wards=self
         )
+        metrics = self._serve_metrics()
         services = [asyncio.create_task(service()) for service in (*self._upkeep.services(), self._watch)]
         keepers = [asyncio.create_task(self._keep(number)) for number in range(self._settings.processes)]
         keeping: asyncio.Future[Any] = asyncio.gather(*keepers)
@@ -112,6 +128,8 @@ class Supervisor:
                 _signal(child, signal.SIGKILL)  # only after an error: a keeper ends with its child
             for task in (*services, *keepers):
                 task.cancel()
+            if metrics is not None:
+                metrics.close()
             await self._upkeep.close()
         log.info("worker.stopped", exit_code=self._exit_code)
         return self._exit_code
@@ -128,6 +146,24 @@ class Supervisor:
                 self._kill(child)
             else:
                 _signal(child, signum)
+
+    def _serve_metrics(self) -> Server | None:
+        """Answers Prometheus and probes, in a thread: whoever asks keeps nobody here."""
+        settings = self._settings
+        if settings.metrics_port is None:
+            return None
+        from pgqueue.metrics import Endpoint, serve  # needs prometheus_client
+
+        endpoint = Endpoint(self._dsn, process_tally, is_live=self._is_live, is_ready=self._is_ready)
+        return serve(endpoint, settings.metrics_port, settings.metrics_host)
+
+    def _is_live(self) -> bool:
+        """Whether the loop turns; a database that is away is nothing that a new process would mend."""
+        return time.monotonic() - self._turned_at < LIVE_SECONDS
+
+    def _is_ready(self) -> bool:
+        """Whether a child takes jobs."""
+        return not self._stopping.is_set() and any(child.was_ready for child in [*self._children.values()])
 
     # Children
 
@@ -165,12 +201,13 @@ class Supervisor:
         settings = self._settings
         board = Board.create(capacity(settings.concurrency))
         ready_in, ready_out = os.pipe()
+        figures_in, figures_out = os.pipe() if process_tally.is_wanted else (-1, -1)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "pgqueue.worker.child",
             stdin=asyncio.subprocess.PIPE,
-            pass_fds=(board.fd, ready_out),
+            pass_fds=(board.fd, ready_out) if figures_out < 0 else (board.fd, ready_out, figures_out),
             start_new_session=True,  # a Ctrl-C in the terminal is for the supervisor, which tells the children
         )
         try:
@@ -193,11 +230,15 @@ class Supervisor:
             starts=not self._first_ready.is_set(),
             task_processes=settings.task_processes,
             board_fd=board.fd,
+            figures_fd=figures_out,
             ready_fd=ready_out,
             log_format=settings.log_format,
             log_level=settings.log_level,
         )
         os.close(ready_out)
+        if figures_out >= 0:
+            os.close(figures_out)
+            FiguresReader(figures_in, process_tally.add)
         child = ChildProcess(number, worker_id, process, board, _when_readable(ready_in))
         self._children[worker_id] = child
         assert process.stdin is not None
@@ -207,7 +248,7 @@ class Supervisor:
         child.ready.add_done_callback(lambda ready: self._note_ready(child, ready))
         return child
 
-    def _note_ready(self, child: ChildProcess, ready: asyncio.Future[None]) -> None:
+    def _note_ready(self, child: ChildProcess, ready: asyncio.Future[bytes]) -> None:
         if not ready.cancelled():
             self._first_ready.set()
             log.info(
@@ -281,8 +322,8 @@ class Supervisor:
         self._tell(b"!")
 
     def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
-        """Tells the children, in a line; a poke may come between any two, so nothing else may look like one."""
-        self._tell(msgspec.json.encode(queue_terms).replace(b"!", b"\\u0021") + b"\n")
+        """Tells the children, in a line."""
+        self._tell(_line(queue_terms))
 
     def _tell(self, words: bytes) -> None:
         for child in self._children.values():
@@ -301,15 +342,35 @@ class Supervisor:
         """Tells one child, or the next one that comes to work: hooks are user code."""
         self._untold = [*self._untold, *worker_ids][-1000:]
         for child in self._children.values():
-            if child.was_ready and child.process.stdin is not None and not child.process.stdin.is_closing():
+            if child.can_be_told:
+                assert child.process.stdin is not None
                 child.process.stdin.write(b"".join(b"%d\n" % worker_id for worker_id in self._untold))
                 self._untold.clear()
                 return
+
+    def hears_alerts(self) -> bool:
+        """Whether a child that works has hooks for alerts."""
+        return self._listener_to_alerts() is not None
+
+    def alerted(self, alerts: Sequence[Alert]) -> bool:
+        """Tells one child, in a line."""
+        child = self._listener_to_alerts()
+        if child is None or child.process.stdin is None:
+            return False
+        child.process.stdin.write(_line(alerts))
+        return True
+
+    def _listener_to_alerts(self) -> ChildProcess | None:
+        for child in self._children.values():
+            if child.can_be_told and child.ready.result() == READY_FOR_ALERTS:
+                return child
+        return None
 
     async def _watch(self) -> None:
         """Kills a child that cannot end an attempt whose time is over: the handler blocks its loop."""
         while True:
             await asyncio.sleep(1.0)
+            self._turned_at = time.monotonic()
             now = time.monotonic_ns() - int(HUNG_SECONDS * 1e9)
             for child in self._children.values():
                 if not child.hung and (overdue := child.board.overdue(now)):
@@ -335,17 +396,22 @@ async def _either(*waited_for: Any) -> None:
             task.cancel()
 
 
-def _when_readable(fd: int) -> asyncio.Future[None]:
-    """Done when the child has written to its ready pipe."""
+def _line(said: Any) -> bytes:
+    """A line of JSON for children; a poke may come between any two, so nothing in it may look like one."""
+    return msgspec.json.encode(said).replace(b"!", b"\\u0021") + b"\n"
+
+
+def _when_readable(fd: int) -> asyncio.Future[bytes]:
+    """What the child has written to its ready pipe, when it has."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[None] = loop.create_future()
+    future: asyncio.Future[bytes] = loop.create_future()
 
     def readable() -> None:
         loop.remove_reader(fd)
         told = os.read(fd, 1)
         os.close(fd)
         if told and not future.done():
-            future.set_result(None)
+            future.set_result(told)
 
     loop.add_reader(fd, readable)
     return future

@@ -21,6 +21,7 @@ from pgqueue.calls import CrashedJob
 from pgqueue.error_text import ErrorText
 from pgqueue.hooks import (
     EVENTS,
+    Alert,
     Cancelled,
     Dead,
     Failed,
@@ -35,6 +36,7 @@ from pgqueue.hooks import (
     hook_name,
     is_async,
     report,
+    subject,
 )
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
@@ -70,6 +72,7 @@ class Telling:
                 if app_hooks.of(name) or task.hooks.of(name)
             }
             self._hooks[kind] = of_tasks
+        self._alert_hooks = tuple(app_hooks.of("alert"))
         self._watched = {
             verb: frozenset[str]().union(*(self.watched(name) for name in names))
             for verb, names in _OF_ENDING.items()
@@ -85,6 +88,11 @@ class Telling:
     def watched(self, event: str) -> Collection[str]:
         """The names of the tasks that have a hook for an event."""
         return self._hooks[EVENTS[event]].keys()
+
+    @property
+    def hears_alerts(self) -> bool:
+        """Whether the app has hooks for alerts."""
+        return bool(self._alert_hooks)
 
     # What is said
 
@@ -141,16 +149,24 @@ class Telling:
             else:
                 self.tell(Dead(**attempt, error=error, reason=job.dead_reason))
 
+    def alert(self, alerts: Iterable[Alert]) -> None:
+        """Checks of health have failed, or do not fail any more. One lane tells all of it, in order."""
+        for alert in alerts:
+            self._put(self._alert_hooks, alert, self._lanes[0])
+
     def tell(self, event: JobEvent) -> None:
         """Puts an event down for its hooks; there may be none. Never raises, and never waits."""
         hooks = self._hooks[type(event)].get(event.task)
+        if hooks:
+            self._put(hooks, event, self._lanes[event.id % LANES])
+
+    def _put(self, hooks: tuple[Hook, ...], event: JobEvent | Alert, lane: _Lane) -> None:
         if not hooks:
             return
         if self._waiting >= BACKLOG:
             self._drop()
             return
         self._waiting += 1
-        lane = self._lanes[event.id % LANES]
         lane.events.append((hooks, event))
         lane.wanted.set()
 
@@ -167,7 +183,7 @@ class Telling:
 
     def start(self) -> None:
         """Begins to call hooks, if there are any that a worker calls."""
-        if any(of_tasks for of_tasks in self._hooks.values()):
+        if self._alert_hooks or any(of_tasks for of_tasks in self._hooks.values()):
             self._serving = [
                 asyncio.create_task(self._serve(lane), name="pgqueue hooks", context=contextvars.Context())
                 for lane in self._lanes
@@ -197,7 +213,7 @@ class Telling:
                     await self._call(hook, event)
                 self._waiting -= 1
 
-    async def _call(self, hook: Hook, event: JobEvent) -> None:
+    async def _call(self, hook: Hook, event: JobEvent | Alert) -> None:
         """Calls one hook, and waits for it a while. It has a task of its own: one may refuse its cancellation."""
         call = asyncio.create_task(self._contained(hook, event), context=contextvars.Context())
         self._calls.add(call)
@@ -207,14 +223,12 @@ class Telling:
             log.error(
                 "hook.timeout",
                 hook=hook_name(hook),
-                told_of=type(event).__name__.lower(),
-                job_id=event.id,
-                task=event.task,
+                **subject(event),
                 seconds=HOOK_SECONDS,
             )
             call.cancel()
 
-    async def _contained(self, hook: Hook, event: JobEvent) -> None:
+    async def _contained(self, hook: Hook, event: JobEvent | Alert) -> None:
         try:
             if is_async(hook):
                 await hook(event)
@@ -233,7 +247,7 @@ class _Lane:
     """Events that are told one after the other."""
 
     def __init__(self) -> None:
-        self.events: deque[tuple[tuple[Hook, ...], JobEvent]] = deque()
+        self.events: deque[tuple[tuple[Hook, ...], JobEvent | Alert]] = deque()
         self.wanted = asyncio.Event()
 
 

@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import psycopg
@@ -22,13 +22,17 @@ from pgqueue import calls
 from pgqueue.drivers import run, translate
 from pgqueue.error_text import safe_text
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable
+from pgqueue.hooks import Alert
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
+from pgqueue.worker.alerting import Alerting
 from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
 from pgqueue.worker.listener import UPKEEP_CHANNEL, Listener, listen_works
 from pgqueue.worker.orders import QueueTerms
 from pgqueue.worker.retention import Retention
 from pgqueue.worker.ticker import Ticker
+
+T = TypeVar("T")
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -42,6 +46,8 @@ RESIGN_SECONDS = 2.0
 """On the way out, a database that is away is waited for so long; the others notice by themselves."""
 FLOORS_SECONDS = 2.0
 RETAIN_SECONDS = 60.0
+SUMMARIZE_PAGES = 1_000
+"""When so many blocks have been added to the history, its index is to cover them: what it does not is read whole."""
 
 
 class Wards(Protocol):
@@ -75,6 +81,14 @@ class Wards(Protocol):
         """Jobs of these workers, which are dead, were taken back: one of ours should tell the app's hooks."""
         ...
 
+    def hears_alerts(self) -> bool:
+        """Whether one of them can tell hooks of alerts now."""
+        ...
+
+    def alerted(self, alerts: Sequence[Alert]) -> bool:
+        """Checks of health have changed: one of ours should tell the app's hooks. Whether one was told to."""
+        ...
+
 
 class Upkeep:
     """Looks after `wards`, which serve `queues`, under one supervisor id."""
@@ -99,9 +113,12 @@ class Upkeep:
         self.queue_terms: dict[str, QueueTerms] = {}
         """What operators have set for the queues, as it was last read."""
         self._leads = False
+        self._summarized = 0
+        """Of today's history, the pages that its index covers."""
         self._floors_at = self._retain_at = 0.0
         self.ticker = Ticker(self._rounds)
         self._retention = Retention(self._figures)
+        self._alerting = Alerting()
 
     async def register(self, pid: int) -> int:
         """The id of a new worker, which runs in process `pid`. Waits for a database that is away."""
@@ -184,7 +201,7 @@ class Upkeep:
             await asyncio.sleep(began + PAUSE_SECONDS - time.monotonic())
 
     async def keep_figures(self) -> None:
-        """Counts depths and rolls up when a round has found it due, until cancelled.
+        """Counts depths and rolls up when a round has found it due, and tells of health after that, until cancelled.
 
         On a connection of its own, for it may take seconds, and what falls due meanwhile must not wait.
         """
@@ -195,7 +212,23 @@ class Upkeep:
                     await self._duty(name, call, self._figures)
                 except DatabaseUnavailable as error:
                     report_outage("figures", error)
+            await self._tell_of_health()
             self._figures_due.clear()  # after the work: rounds meanwhile have found due what was under way
+
+    async def _tell_of_health(self) -> None:
+        """Where hooks want to hear of it; so an idle fleet without them asks the database nothing more."""
+        if not (self._leads and self._wards.hears_alerts()):
+            return
+        try:
+            checks = await self._duty("health", calls.health(), self._figures)
+        except DatabaseUnavailable as error:
+            report_outage("figures", error)
+            return
+        if checks is None or not self._leads:
+            return
+        alerts = self._alerting.changes(checks)
+        if alerts and self._wards.alerted(alerts):
+            self._alerting.told(checks)
 
     async def listen(self) -> None:
         """Hears when something falls due before the leader's next look, the leader resigns, or an operator has changed
@@ -234,6 +267,8 @@ class Upkeep:
         """A round of upkeep, and when the next one is due."""
         done = await self._round()
         self._leads = done.led
+        if not done.led:
+            self._alerting.forget()
         if done.floors_due and began >= self._floors_at:
             self._floors_at = began + FLOORS_SECONDS * 0.95
             await self._duty("prove_floors", calls.prove_floors(), self._rounds)
@@ -241,10 +276,16 @@ class Upkeep:
             self._retain_at = began + RETAIN_SECONDS
             await self._duty("retain", calls.retain(), self._rounds)
             self._retention.due()
-        # in this order: a minute is rolled up with what is counted after its end
-        due = {"count_depths": calls.count_depths()} if done.depths_due else {}
-        self._due_figures = due | ({"roll_up": calls.roll_up()} if done.rollup_due else {})
-        if self._due_figures:
+        due: dict[str, calls.Call[Any]] = {}
+        if done.led and not 0 <= done.history_pages - self._summarized < SUMMARIZE_PAGES:
+            self._summarized = done.history_pages
+            due["summarize_history"] = calls.summarize_history()
+        if done.depths_due:  # before a minute is rolled up, with what is counted after its end
+            due["count_depths"] = calls.count_depths()
+        if done.rollup_due:
+            due["roll_up"] = calls.roll_up()
+        self._due_figures = due
+        if due:
             self._figures_due.set()
         kept = calls.TimeKept(done.promoted, done.schedules_due, done.next_seconds)
         return kept, began + ROUND_SHARE * self._settings.upkeep_interval
@@ -282,14 +323,15 @@ class Upkeep:
             self.queue_terms = msgspec.json.decode(settings, type=dict[str, QueueTerms])
             self._wards.apply(self.queue_terms)
 
-    async def _duty(self, name: str, call: calls.Call[Any], link: Link) -> None:
-        """One of the leader's calls; its failure stops no other."""
+    async def _duty(self, name: str, call: calls.Call[T], link: Link) -> T | None:
+        """One of the leader's calls, and its answer; None when it failed, which stops no other."""
         try:
-            await link.run(call)
+            return await link.run(call)
         except DatabaseUnavailable:
             raise
         except OUTAGES as error:
             log.error("upkeep.problem", problem=f"{name}: {safe_text(error, 500)}")
+            return None
 
 
 async def check_database(dsn: str, settings: Settings) -> bool:

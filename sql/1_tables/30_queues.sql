@@ -1,21 +1,23 @@
 -- A row a queue that somebody has said something about; a queue without a row has the defaults.
 
 create table pgqueue.queues (
-    name           text             collate "C" not null,
-    paused_at      timestamptz,
-    worker_limit   integer,
-    max_attempts   integer,
-    timeout        double precision,
-    target_wait    double precision,
-    keep_completed interval,
-    keep_cancelled interval,
-    keep_dead      interval,
-    max_completed  bigint,
-    max_cancelled  bigint,
-    max_dead       bigint,
-    resumes_at     timestamptz,
-    max_depth      bigint,
-    max_oldest     double precision,
+    name              text             collate "C" not null,
+    paused_at         timestamptz,
+    worker_limit      integer,
+    max_attempts      integer,
+    timeout           double precision,
+    target_wait       double precision,
+    keep_completed    interval,
+    keep_cancelled    interval,
+    keep_dead         interval,
+    max_completed     bigint,
+    max_cancelled     bigint,
+    max_dead          bigint,
+    resumes_at        timestamptz,
+    max_depth         bigint,
+    max_oldest        double precision,
+    max_failure_ratio double precision,
+    tolerated_dead    bigint,
     constraint queues_one_row_a_name primary key (name),
     constraint queues_limit_leaves_a_slot check (worker_limit >= 1),
     constraint queues_attempts_that_a_job_can_have check (max_attempts between 1 and 32767),
@@ -26,7 +28,9 @@ create table pgqueue.queues (
         and (keep_cancelled >= '0') is not false and (keep_dead >= '0') is not false),
     constraint queues_keep_no_negative_number check ((max_completed >= 0) is not false
         and (max_cancelled >= 0) is not false and (max_dead >= 0) is not false),
-    constraint queues_depth_is_no_negative_number check (max_depth >= 0)
+    constraint queues_depth_is_no_negative_number check (max_depth >= 0),
+    constraint queues_failure_ratio_is_between_0_and_1 check (max_failure_ratio between 0 and 1),
+    constraint queues_tolerate_no_negative_number check (tolerated_dead >= 0)
 );
 
 comment on table  pgqueue.queues is 'What operators have set for a queue, effective at once. No row, or null: the defaults.';
@@ -45,6 +49,8 @@ comment on column pgqueue.queues.max_dead is 'How many dead letters are kept, th
 comment on column pgqueue.queues.resumes_at is 'When a paused queue goes on by itself; null: when somebody resumes it.';
 comment on column pgqueue.queues.max_depth is 'Ready jobs above which the queue is unhealthy; null: any number is healthy.';
 comment on column pgqueue.queues.max_oldest is 'Seconds that the oldest ready job has waited, above which the queue is unhealthy; null: any age is healthy.';
+comment on column pgqueue.queues.max_failure_ratio is 'The share of failed attempts, 0 to 1, above which the queue is unhealthy; null: any is healthy.';
+comment on column pgqueue.queues.tolerated_dead is 'Dead letters above which the queue is unhealthy; null: any number is healthy. (How many are kept: max_dead.)';
 
 -- Whether max_attempts was ever set for a queue. A sequence, because every enqueue wants to know: to look at a sequence's
 -- last value is a function call, to look into a table costs a quarter of an enqueue.

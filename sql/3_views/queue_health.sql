@@ -16,7 +16,7 @@ select n.queue::text as queue,
        r.failed::double precision / nullif(r.completed + r.failed, 0)::double precision as failure_ratio,
        coalesce(w.workers, 0)::bigint as workers, coalesce(w.slots, 0)::bigint as slots,
        q.max_depth, q.max_oldest as max_oldest_seconds, nullif(c.counted_at, '-infinity') as counted_at,
-       nullif(p.rolled_up_to, '-infinity') as rolled_up_at
+       nullif(p.rolled_up_to, '-infinity') as rolled_up_at, q.max_failure_ratio, q.tolerated_dead
   from (select d.queue from pgqueue.depths as d
         union select q.name from pgqueue.queues as q
         union select s.queue from pgqueue.workers as w cross join unnest(w.queues) as s (queue)
@@ -64,3 +64,5 @@ comment on column pgqueue_bi.queue_health.max_depth is 'Ready jobs above which t
 comment on column pgqueue_bi.queue_health.max_oldest_seconds is 'Seconds of oldest_ready_seconds above which the queue counts as unhealthy; null: no threshold.';
 comment on column pgqueue_bi.queue_health.counted_at is 'When its jobs were counted: at most 10 seconds ago, or longer when nothing has changed since, or when counting takes over half a second; null: never.';
 comment on column pgqueue_bi.queue_health.rolled_up_at is 'The end of the last minute that was rolled up; null: none was.';
+comment on column pgqueue_bi.queue_health.max_failure_ratio is 'The failure_ratio, 0 to 1, above which the queue counts as unhealthy, from 10 attempts in the five minutes on; null: no threshold.';
+comment on column pgqueue_bi.queue_health.tolerated_dead is 'Dead letters above which the queue counts as unhealthy; null: no threshold.';

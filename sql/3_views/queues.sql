@@ -3,7 +3,8 @@ create view pgqueue_bi.queues as
 select q.name::text as queue, q.paused_at, q.resumes_at, q.worker_limit, q.max_attempts, q.timeout as timeout_seconds,
        q.target_wait as target_wait_seconds, date_part('epoch', q.keep_completed) as keep_completed_seconds,
        date_part('epoch', q.keep_cancelled) as keep_cancelled_seconds, date_part('epoch', q.keep_dead) as keep_dead_seconds,
-       q.max_completed, q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest as max_oldest_seconds
+       q.max_completed, q.max_cancelled, q.max_dead, q.max_depth, q.max_oldest as max_oldest_seconds,
+       q.max_failure_ratio, q.tolerated_dead
   from pgqueue.queues as q;
 
 comment on view   pgqueue_bi.queues is 'What operators have set for queues: a row for each that has, or had, a setting of its own. Null: the default.';
@@ -22,3 +23,5 @@ comment on column pgqueue_bi.queues.max_cancelled is 'How many cancelled jobs ar
 comment on column pgqueue_bi.queues.max_dead is 'How many dead letters are kept, the latest; null: any number.';
 comment on column pgqueue_bi.queues.max_depth is 'Ready jobs above which the queue is unhealthy; null: any number is healthy.';
 comment on column pgqueue_bi.queues.max_oldest_seconds is 'Seconds that the oldest ready job has waited, above which the queue is unhealthy; null: any age is healthy.';
+comment on column pgqueue_bi.queues.max_failure_ratio is 'The share of failed among the attempts of five minutes, 0 to 1, above which the queue is unhealthy; null: any is healthy.';
+comment on column pgqueue_bi.queues.tolerated_dead is 'Dead letters above which the queue is unhealthy; null: any number is healthy. How many are kept at all is max_dead.';

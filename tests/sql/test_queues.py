@@ -32,6 +32,7 @@ def put(connection: Session, queue: str = "mail", **settings: Any) -> Any:
 ALL: dict[str, Any] = {
     "worker_limit": 5, "max_attempts": 3, "timeout": 30.5, "target_wait": 60, "keep_completed": 86400, "keep_cancelled": "2 days",
     "keep_dead": "none", "max_completed": 10, "max_cancelled": 0, "max_dead": 7, "max_depth": 1000, "max_oldest": 300,
+    "max_failure_ratio": 0.05, "tolerated_dead": 0,
 }  # fmt: skip
 
 
@@ -83,6 +84,10 @@ def test_settings_and_pauses_leave_each_other_alone(connection: Session) -> None
         ({"keep_dead": 1e300}, "keep_dead: interval out of range"),
         ({"max_dead": -1}, "settings of mail: queues keep no negative number"),
         ({"max_depth": -1}, "settings of mail: queues depth is no negative number"),
+        ({"max_failure_ratio": 1.5}, "settings of mail: queues failure ratio is between 0 and 1"),
+        ({"max_failure_ratio": "NaN"}, "settings of mail: queues failure ratio is between 0 and 1"),
+        ({"max_failure_ratio": "5%"}, "max_failure_ratio: invalid input syntax"),
+        ({"tolerated_dead": -1}, "settings of mail: queues tolerate no negative number"),
         ([], "settings: expected a JSON object"),
         (None, "settings: expected a JSON object"),
     ],

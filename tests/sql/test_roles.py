@@ -18,11 +18,11 @@ WORKER = PRODUCER | {
     "fail", "snooze", "release", "lack_task", "step_result", "record_step", "note", "note_progress", "note_reports",
     "end_cancelled", "end_expired", "cancel_requests", "fall_asleep", "writers", "wake_up", "upkeep", "rescue",
     "crashed_jobs", "promote", "prove_floors", "retain", "keep_time", "resign", "due_schedules", "tick", "sync_schedules",
-    "count_depths", "roll_up", "drop_day", "trim_history",
+    "count_depths", "roll_up", "summarize_history", "drop_day", "trim_history",
 }  # fmt: skip
 ADMIN = WORKER | {
     "cancel", "cancel_matching", "retry", "delete_jobs", "replay", "discard", "find_dead", "find_jobs", "job_record",
-    "find_waiting", "pause", "resume", "set_queue", "count_queue", "lane_heads", "stop_workers", "schedule", "unschedule",
+    "find_waiting", "pause", "resume", "set_queue", "count_queue", "stats", "lane_heads", "stop_workers", "schedule", "unschedule",
     "pause_schedule", "resume_schedule", "run_schedule", "schedule_record",
 }  # fmt: skip
 MAY_CALL = {

@@ -111,16 +111,16 @@ def test_a_count_waits_for_nobody_and_two_are_one(connect: Connect) -> None:
 NEW_RANGES = "select brin_summarize_new_values('pgqueue.finished_jobs_overflow_id_finished_at_idx')"
 
 
-def test_a_count_lets_the_latest_of_the_history_be_found_and_waits_for_nobody(connect: Connect) -> None:
+def test_a_summary_lets_the_latest_of_the_history_be_found_and_waits_for_nobody(connect: Connect) -> None:
     connection, other = connect(), connect()
     connection.execute("truncate pgqueue.finished_jobs_overflow")
     ended(connection, 30, jobs=3000)
     other.execute("begin; lock table pgqueue.finished_jobs_overflow in share update exclusive mode")
-    assert call(connection, "count_depths") is not None
+    call(connection, "summarize_history")
     other.execute("rollback")
     assert scalar(connection, NEW_RANGES) > 0
     ended(connection, 30, jobs=3000)
-    call(connection, "count_depths")
+    call(connection, "summarize_history")
     assert scalar(connection, NEW_RANGES) == 0
 
 

@@ -45,7 +45,7 @@ class Standby:
             )
             folder.chmod(0o755)
             server = stack.enter_context(EmbeddedServer(folder / "primary", durable=False))
-            self._primary = server.dsn
+            self.primary_dsn = server.dsn
             with self.primary() as connection:
                 install(connection)
             self._start(stack, folder)
@@ -59,11 +59,11 @@ class Standby:
 
     def primary(self) -> psycopg.Connection:
         """A session of the primary, in autocommit."""
-        return psycopg.connect(self._primary, autocommit=True)
+        return psycopg.connect(self.primary_dsn, autocommit=True)
 
     def replica(self) -> psycopg.Connection:
         """A session of the standby, in autocommit."""
-        return psycopg.connect(self._replica, autocommit=True)
+        return psycopg.connect(self.replica_dsn, autocommit=True)
 
     def _start(self, stack: contextlib.ExitStack, folder: Path) -> None:
         user = server_user(folder)
@@ -72,7 +72,7 @@ class Standby:
         place.mkdir(mode=0o700)
         if user:
             shutil.chown(place, user.uid, user.gid)
-        given = {name: str(value) for name, value in conninfo_to_dict(self._primary).items()}
+        given = {name: str(value) for name, value in conninfo_to_dict(self.primary_dsn).items()}
         copy = [
             str(binaries / "pg_basebackup"),
             "-h",
@@ -98,7 +98,7 @@ class Standby:
         finally:
             os.close(log)
         stack.callback(_end, process)
-        self._replica = make_conninfo(self._primary, host=str(place))
+        self.replica_dsn = make_conninfo(self.primary_dsn, host=str(place))
         wait_until(self._answers, 30, "the standby to answer")
 
     def _answers(self) -> bool:

@@ -20,7 +20,7 @@ from pgqueue import App
 from pgqueue.calls import CrashedJob
 from pgqueue.error_text import ErrorText
 from pgqueue.errors import ConfigurationError
-from pgqueue.hooks import EVENTS, Enqueued, Failed, JobEvent
+from pgqueue.hooks import APP_EVENTS, EVENTS, Alert, Enqueued, Failed, JobEvent
 from pgqueue.job import ClaimedJob, Job
 from pgqueue.settings import Settings
 from pgqueue.worker import telling
@@ -78,11 +78,31 @@ def test_a_hook_is_added_to_an_app_or_a_task_and_stays_a_function(app: App) -> N
 
 def test_an_event_that_does_not_exist_is_refused_with_those_that_do(app: App) -> None:
     with pytest.raises(
-        ConfigurationError, match=r"no event 'succeded', did you mean succeeded\?: .*rescued$"
+        ConfigurationError, match=r"no event 'succeded', did you mean succeeded\?: .*rescued, alert$"
     ):
         app.on("succeded")(print)  # type: ignore[call-overload]
     with pytest.raises(ConfigurationError, match="a hook is a function of one event, got 7"):
         app.on("failed")(7)  # type: ignore[type-var]
+
+
+def test_alerts_and_dead_letters_have_names_of_their_own(app: App) -> None:
+    @app.task
+    async def send(user_id: int) -> None: ...
+
+    @app.on_dead_letter
+    @send.on_dead_letter
+    def mourn(_event: pgqueue.hooks.Dead) -> None: ...
+
+    @app.on_alert
+    @app.on("alert")
+    async def page(_alert: Alert) -> None: ...
+
+    assert app.hooks.of("dead") == send.hooks.of("dead") == [mourn]
+    assert app.hooks.of("alert") == [page, page]
+    with pytest.raises(
+        ConfigurationError, match=r"alert is of the whole and of no task: use @app\.on\('alert'\)"
+    ):
+        send.on("alert")(page)
 
 
 def test_a_hook_of_enqueued_has_to_be_sync(app: App) -> None:
@@ -175,6 +195,9 @@ def test_what_the_howto_page_shows_is_true(app: App) -> None:
     assert send_mail.hooks.of("dead") == [names["alert"]]
     assert app.tasks["charge"].middleware == (names["patient"],)
     assert app.middlewares[-1] == (names["timed"], names["timed_sync"])
+    assert app.hooks.of("alert") == [names["page"]]
+    for field in dataclasses.fields(APP_EVENTS["alert"]):
+        assert f"`{field.name}`" in page
     assert re.findall(r"^\| `(\w+)` \|", page, re.M) == list(EVENTS)
     for name, told in re.findall(r"^\| `(\w+)` \|.*\| ?(.*) \|$", page, re.M):
         for field in re.findall(r"`(\w+)`", told.partition(" (")[0]):
@@ -442,6 +465,42 @@ def test_args_that_cannot_be_read_keep_nobody_from_being_told(app: App, args: st
 
     told_by(app, use)
     assert [event.args for event in told] == [{}]
+
+
+def test_an_app_is_told_of_alerts_and_one_hook_that_raises_harms_no_other(
+    app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[Alert] = []
+    late = Alert(check_name="depth", queue="mail", value=9, threshold=5, detail="ready jobs: 9, allowed: 5")
+
+    @app.on_alert
+    def breaks(_alert: Alert) -> None:
+        raise ValueError("no pager")
+
+    @app.on_alert
+    async def hear(alert: Alert) -> None:
+        told.append(alert)
+
+    async def use(telling: Telling) -> None:
+        assert telling.hears_alerts
+        telling.alert([late, dataclasses.replace(late, is_resolved=True)])
+
+    told_by(app, use)
+    assert told == [late, dataclasses.replace(late, is_resolved=True)]
+    log = capsys.readouterr().out
+    assert log.count("hook.failed") == 2
+    assert "check=depth" in log
+    assert "told_of=alert" in log
+
+
+def test_an_app_without_hooks_for_alerts_hears_none(app: App) -> None:
+    app.on("failed")(print)
+
+    async def use(telling: Telling) -> None:
+        assert not telling.hears_alerts
+        telling.alert([Alert(check_name="leader", queue=None, value=None, threshold=30, detail="nobody")])
+
+    told_by(app, use)
 
 
 def test_args_are_exact() -> None:

@@ -114,6 +114,7 @@ def test_everything_that_is_wrong_is_said_at_once(project: Path, monkeypatch: py
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGQUEUE_PORT_5432_TCP_ADDR", "10.0.0.1")
     monkeypatch.setenv("PGQUEUE_TEST_DATABASE_URL", "x")
+    monkeypatch.setenv("PGQUEUE_METRICS_PORT", "tcp://10.0.0.1:9464")  # a service named pgqueue-metrics
     assert load_settings() == Settings()
 
 
@@ -142,6 +143,10 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
         ("dsn", "db"),
         ("dsn", "host=a\0b"),
         ("transactional_connections", 0),
+        ("metrics_port", 65_536),
+        ("metrics_port", "http"),
+        ("metrics_host", ""),
+        ("metrics_host", "http://0.0.0.0"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, value: Any) -> None:

@@ -24,9 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 import pgqueue
-import pgqueue.bulk
 import pgqueue.pools
-from pgqueue import App, Context, Custom, Exponential, Fixed
+from pgqueue import App, BatchJob, Context, Custom, Exponential, Fixed
 from pgqueue.calls import Call
 from pgqueue.context import add_job, current_job
 from pgqueue.errors import (
@@ -274,6 +273,29 @@ def test_a_context_tells_about_the_job() -> None:
 def test_a_context_without_options_has_no_tags(options: str | None) -> None:
     ctx: Context = Context(claimed(options))
     assert (ctx.tags, ctx.metadata) == ((), {})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        None,
+        "null",
+        '"headers"',
+        '{"headers": null}',
+        '{"headers": ["traceparent"]}',
+        '{"headers": {"traceparent": 7}}',
+        f'{{"headers": {{"traceparent": "x"}}, "n": {"1" * 5_000}}}',  # jsonb has it, Python does not read it
+        f'{{"headers": {{"traceparent": "x"}}, "n": {"[" * 100_000}{"]" * 100_000}}}',
+    ],
+    ids=range(8),
+)
+def test_headers_that_are_none_are_empty(options: str | None) -> None:
+    assert claimed(options).headers == {}
+
+
+def test_headers_are_those_that_are_text() -> None:
+    stored = '{"headers": {"traceparent": "x", "weight": 7}}'
+    assert Context(claimed(stored)).headers == BatchJob(1, claimed(stored)).headers == {"traceparent": "x"}
 
 
 def test_a_context_has_a_connection_in_a_transactional_task_only() -> None:
@@ -632,9 +654,9 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(app: App) -> Server:
     server = Server()
-    monkeypatch.setattr(pgqueue.bulk, "run", server.run)
+    app._run_call = server.run
     return server
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import time
@@ -180,3 +181,23 @@ async def brief(ctx: pgqueue.Context) -> None:
 def takes_a_while(event: hooks.Succeeded) -> None:
     time.sleep(0.5)
     told(event)
+
+
+# An app that hears alerts, and misbehaves once -----------------------------------------------------------
+
+alarmed = pgqueue.App(name="with alerts")
+
+
+@alarmed.task
+async def quiet(ctx: pgqueue.Context) -> None:
+    note(ctx, "start")
+
+
+@alarmed.on_alert
+async def on_alert(alert: hooks.Alert) -> None:
+    note(cast(Any, type("Seen", (), {"id": 0, "attempt": 0})), "alert", **dataclasses.asdict(alert))
+
+
+@alarmed.on_alert
+def on_alert_raises(_alert: hooks.Alert) -> None:
+    raise RuntimeError("the hook is broken")

@@ -14,10 +14,10 @@ import pytest
 from pgqueue.embedded import EmbeddedServer
 from pgqueue.retry import Fixed
 from tests.support import Databases
+from tests.support.proxy import Proxy
 from tests.worker import tasks, transactional_tasks
 from tests.worker.conftest import StartWorker, end
 from tests.worker.harness import History, Rows, Worker
-from tests.worker.proxy import Proxy
 
 TERMINATE = """
     select count(*) from (

@@ -54,7 +54,9 @@ def server(patient: Patient) -> Iterator[Finding]:
 
 
 def listening(patient: Patient) -> Iterator[Finding]:
-    """Whether a notification arrives: behind a transaction pooler LISTEN stays silent."""
+    """Whether a notification arrives: behind a transaction pooler LISTEN stays silent. A standby knows none."""
+    if patient.row("select pg_is_in_recovery() as standby")["standby"]:
+        return
     if not asyncio.run(listen_works(patient.dsn)):
         yield Finding(
             "warning",

@@ -79,6 +79,19 @@ def schedules(patient: Patient) -> Iterator[Finding]:
             )
 
 
+def upkeep(patient: Patient) -> Iterator[Finding]:
+    """Whether somebody leads it, and keeps the figures that views show."""
+    remedies = {
+        "leader": "See what the workers log: upkeep.problem, database.refused.",
+        "figures": "See what the workers log, and end what has been open for so long: pgqueue doctor --only snapshots.",
+    }
+    for row in patient.rows(
+        "select check_name, detail from pgqueue_bi.health where queue is null and not is_healthy order by check_name"
+    ):
+        if row["check_name"] in remedies:
+            yield Finding("error", row["detail"], remedies[row["check_name"]])
+
+
 def starvation(patient: Patient) -> Iterator[Finding]:
     """Jobs of a low priority that wait while those of a higher one keep coming."""
     if not patient.row("select has_schema_privilege('pgqueue', 'usage') as it_may")["it_may"]:
@@ -105,5 +118,6 @@ WORK: dict[str, Check] = {
     "workers": workers,
     "queues": queues,
     "schedules": schedules,
+    "upkeep": upkeep,
     "starvation": starvation,
 }

@@ -21,7 +21,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
 from pgqueue.worker.decide import completions_json, keep
 from pgqueue.worker.executors.threads import Threads
-from pgqueue.worker.link import KEEPALIVES
+from pgqueue.worker.link import KEEPALIVES, NOTICE_LOSS
 
 if TYPE_CHECKING:
     from pgqueue.worker.executors.sessions import Sessions
@@ -51,7 +51,7 @@ class Transactions:
         self._slots = asyncio.Semaphore(size)
         self._sync_slots = threading.BoundedSemaphore(size)
         self._threads = threads
-        self._prepare = None if pooled else 5
+        self._pooled = pooled
         self._idle: list[psycopg.AsyncConnection[Any]] = []
         self._idle_sync: list[psycopg.Connection[Any]] = []
         self._size = size
@@ -178,21 +178,35 @@ class Transactions:
 
     async def _connect(self, autocommit: bool = True) -> psycopg.AsyncConnection[Any]:
         try:
-            return await psycopg.AsyncConnection.connect(self._dsn, **self._parameters(autocommit))
+            async with AsyncExitStack() as stack:
+                connection = await psycopg.AsyncConnection.connect(self._dsn, **self._parameters())
+                stack.push_async_callback(connection.close)
+                if not self._pooled:
+                    await connection.execute(NOTICE_LOSS)
+                await connection.set_autocommit(autocommit)
+                stack.pop_all()
+                return connection
         except psycopg.OperationalError as error:
             raise NotStarted(str(error)) from error
 
     def _connect_sync(self, autocommit: bool = True) -> psycopg.Connection[Any]:
         try:
-            return psycopg.connect(self._dsn, **self._parameters(autocommit))
+            with ExitStack() as stack:
+                connection = psycopg.connect(self._dsn, **self._parameters())
+                stack.callback(connection.close)
+                if not self._pooled:
+                    connection.execute(NOTICE_LOSS)
+                connection.autocommit = autocommit
+                stack.pop_all()
+                return connection
         except psycopg.OperationalError as error:
             raise NotStarted(str(error)) from error
 
-    def _parameters(self, autocommit: bool) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, Any]:
         return {
             **KEEPALIVES,
-            "autocommit": autocommit,
-            "prepare_threshold": self._prepare,
+            "autocommit": True,
+            "prepare_threshold": None if self._pooled else 5,
             "application_name": "pgqueue transactional",
         }
 

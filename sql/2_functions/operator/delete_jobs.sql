@@ -1,6 +1,6 @@
 -- Deletes jobs in any state but running, with their failures, reports and steps: nothing of them is left. Called by
 -- operators; who wants a record of the end cancels or discards instead.
--- Locks: the jobs' rows; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
+-- Locks: the jobs' rows, by id, as cancel does; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
 --
 -- As in cancel: a job moves while it is looked for, so the tables are looked through again for what was not found.
 create function pgqueue.delete_jobs(ids bigint[])
@@ -19,6 +19,11 @@ declare
 begin
     for round in 1 .. 3 loop
         exit when cardinality(missing) = 0;
+        -- Whatever the plan below, in the order of cancel and discard: table by table, by id.
+        perform from pgqueue.scheduled_jobs as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.ready_jobs as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.blocked_jobs as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.dead_letters as j where j.id = any (missing) order by j.id for update;
         with scheduled as (
             delete from pgqueue.scheduled_jobs as j where j.id = any (missing) returning j.id, j.task, j.unique_key
         ), ready as (

@@ -1,8 +1,8 @@
 -- Moves dead letters to the history as cancelled, reason discarded. Called by operators.
--- Locks: the letters' rows. Index: dead_letters_one_row_a_job.
+-- Locks: the letters' rows, by id, as cancel does. Index: dead_letters_one_row_a_job.
 create function pgqueue.discard(ids bigint[])
 returns bigint[] language plpgsql security definer
-set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off set enable_bitmapscan = off
 as $$
 #variable_conflict use_column
 declare

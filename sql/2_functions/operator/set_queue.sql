@@ -8,7 +8,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    known constant text[] := '{worker_limit,max_attempts,timeout,target_wait,keep_completed,keep_cancelled,keep_dead,max_completed,max_cancelled,max_dead,max_depth,max_oldest}';
+    known constant text[] := '{worker_limit,max_attempts,timeout,target_wait,keep_completed,keep_cancelled,keep_dead,max_completed,max_cancelled,max_dead,max_depth,max_oldest,max_failure_ratio,tolerated_dead}';
     wanted pgqueue.queues;
     setting record;
     broken text;
@@ -33,7 +33,7 @@ begin
                 else setting.value end));
         exception when data_exception or datatype_mismatch then
             raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, sqlerrm),
-                hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; the others: a number; null: the default.';
+                hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; max_failure_ratio: 0 to 1; the others: a number; null: the default.';
         end;
     end loop;
     begin
@@ -42,12 +42,12 @@ begin
                target_wait = wanted.target_wait, keep_completed = wanted.keep_completed,
                keep_cancelled = wanted.keep_cancelled, keep_dead = wanted.keep_dead, max_completed = wanted.max_completed,
                max_cancelled = wanted.max_cancelled, max_dead = wanted.max_dead, max_depth = wanted.max_depth,
-               max_oldest = wanted.max_oldest
+               max_oldest = wanted.max_oldest, max_failure_ratio = wanted.max_failure_ratio, tolerated_dead = wanted.tolerated_dead
          where q.name = set_queue.queue;
     exception when check_violation then
         get stacked diagnostics broken = constraint_name;
         raise exception using errcode = 'PQ001', message = format('settings of %s: %s', set_queue.queue, replace(broken, '_', ' ')),
-            hint = 'Limits and attempts are 1 or more, times are positive, what is kept is 0 or more.';
+            hint = 'Limits and attempts are 1 or more, times are positive, a ratio is 0 to 1, what is kept is 0 or more.';
     end;
     if wanted.max_attempts is not null then
         perform nextval('pgqueue.attempts_set');  -- before the commit: whoever looks too early finds no change yet
@@ -58,7 +58,7 @@ begin
     return jsonb_strip_nulls(to_jsonb(wanted) - '{name,paused_at,resumes_at}'::text[]);
 end $$;
 comment on function pgqueue.set_queue(text, jsonb) is
-'Changes settings of a queue, those that are given; null: the default. worker_limit, max_attempts, max_depth, max_completed, max_cancelled, max_dead: numbers; timeout, target_wait, max_oldest: seconds; keep_completed, keep_cancelled, keep_dead: seconds, an interval, or none. Returns all that are set. select pgqueue.set_queue(''mail'', ''{"worker_limit": 5, "keep_completed": "1 day"}'')';
+'Changes settings of a queue, those that are given; null: the default. worker_limit, max_attempts, max_depth, max_completed, max_cancelled, max_dead, tolerated_dead: numbers; max_failure_ratio: 0 to 1; timeout, target_wait, max_oldest: seconds; keep_completed, keep_cancelled, keep_dead: seconds, an interval, or none. Returns all that are set. select pgqueue.set_queue(''mail'', ''{"worker_limit": 5, "keep_completed": "1 day"}'')';
 
 -- How many unfinished jobs a queue has now. Called by operators: queues drain, which looks every now and then.
 -- Locks: none. Index: ready_jobs_lane; scans the other tables.

@@ -1,6 +1,6 @@
 -- Counts the jobs of each state by queue and task, for views and thresholds. Called by the leader when upkeep says that it is
 -- due: what is said there bounds it to a twentieth of the time.
--- Locks: an advisory one, shared with roll_up, row exclusive on its own tables, that of summarize_history; it waits for nobody.
+-- Locks: an advisory one, shared with roll_up, row exclusive on its own tables; it waits for nobody.
 -- Scans the state tables, in one statement, so that a job is counted once; on one processor, for the others are the workers'.
 create function pgqueue.count_depths()
 returns double precision language plpgsql security definer
@@ -62,7 +62,6 @@ begin
     select coalesce(bool_or(n.ready > 0 or n.running > 0), false) into moves from depths as n;
     delete from pgqueue.depths as d
      where d.ready + d.scheduled + d.blocked + d.running + d.dead = 0 and d.rolled_up = 0 and d.carried = 0;
-    perform pgqueue.summarize_history();
     took := greatest(0, extract(epoch from clock_timestamp() - began_at));
     update pgqueue.depth_count as c
        set counted_at = began_at, seconds = took, next_id = ids, next_position = places, is_moving = moves;

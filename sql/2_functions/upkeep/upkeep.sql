@@ -9,7 +9,7 @@ create function pgqueue.upkeep(
     hears boolean
 ) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, schedules_due boolean,
                  floors_due boolean, retain_due boolean, next_seconds double precision, problems text[],
-                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[])
+                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[], history_pages bigint)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -21,6 +21,7 @@ declare
     worker record;
     taken integer;
     kept_at timestamptz;
+    patience constant text := current_setting('lock_timeout');
 begin
     perform set_config('synchronous_commit', 'off', true);
     missing := pgqueue.heartbeat(upkeep.worker_ids);
@@ -33,6 +34,7 @@ begin
     retain_due := false;
     depths_due := false;
     rollup_due := false;
+    history_pages := 0;
     led := false;
     loop  -- twice at the most: the second look is under the lock, for somebody may have led since the first
         select * into last from pgqueue.leadership;
@@ -75,7 +77,11 @@ begin
                    or worker.session_lock and worker.supervisor_id <> upkeep.supervisor_id
                       and pg_try_advisory_xact_lock(worker.supervisor_id)
                 then
+                    -- A transaction of that worker may hold the lock of a job that it was completing, for as long as its
+                    -- process stands still: nothing else waits for that, and the next round tries again.
+                    perform set_config('lock_timeout', '200ms', true);
                     taken := pgqueue.rescue(worker.id);
+                    perform set_config('lock_timeout', patience, true);
                     if taken > 0 then  -- by us, and not by its own supervisor in the same moment
                         rescued := rescued + taken;
                         rescued_workers := rescued_workers || worker.id;
@@ -132,6 +138,8 @@ begin
             or exists (select from pgqueue.job_steps as s where s.recorded_at < now() - interval '1 day')
             or pgqueue.retention_due();
         depths_due := pgqueue.depths_due();
+        history_pages := coalesce(pg_relation_size(to_regclass('pgqueue.finished_jobs' || to_char(round_at at time zone 'UTC', '_YYYYMMDD'))), 0)
+            / current_setting('block_size')::bigint;
         rollup_due := exists (select from pgqueue.rollup_progress as p
                                where p.rolled_up_to + interval '1 minute' <= clock_timestamp());
     end if;
@@ -166,4 +174,4 @@ begin
     return next;
 end $$;
 comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision, boolean) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), and which of the workers they want to stop.';
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), which of the workers they want to stop, and how many blocks of history today has (history_pages).';

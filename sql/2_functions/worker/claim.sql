@@ -9,7 +9,7 @@
 create function pgqueue.claim(
     worker_id bigint, queues text[], limits integer[], max_jobs integer, cursors bigint[], fence bigint
 ) returns table (id bigint, lease bigint, queue text, lane smallint, "position" bigint, task text, args text,
-               attempt smallint, max_attempts smallint, crashes smallint, options text)
+               attempt smallint, max_attempts smallint, crashes smallint, options text, waited double precision)
 language plpgsql security definer rows 100
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
@@ -58,7 +58,7 @@ begin
               from picked as p
         )
         select p.id, claim.fence, p.queue, p.lane, p.position, p.task, p.args::text, (p.attempt + 1)::smallint,
-               p.max_attempts, p.crashes, p.options::text
+               p.max_attempts, p.crashes, p.options::text, greatest(0, date_part('epoch', clock_timestamp() - p.run_at))
           from picked as p order by p.lane, p.position;
         get diagnostics taken = row_count;
         room := room - taken;
@@ -77,7 +77,7 @@ begin
     end loop;
 end $$;
 comment on function pgqueue.claim(bigint, text[], integer[], integer, bigint[], bigint) is
-'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker, under the lease `fence`. PQ002 when the worker is not registered.';
+'Claims up to max_jobs ready jobs (at most limits[i] of queues[i]) for a worker, under the lease `fence`. `waited`: seconds since each was due. PQ002 when the worker is not registered.';
 
 -- Gives back what a claim took whose answer never reached the worker: untouched, the attempt too.
 -- Called by workers after a claim ended in a lost connection. Waits for that claim if it is still under way.
