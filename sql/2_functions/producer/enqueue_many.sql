@@ -1,6 +1,6 @@
 -- Inserts many jobs with one statement, in the caller's transaction; all or none.
 -- Called by producers. `jobs` is a JSON array of objects keyed like the arguments of enqueue.
--- Locks: as enqueue; keys are taken in sorted order, so that two bulks cannot deadlock. Index: the primary keys.
+-- Locks: as enqueue; keys are taken in sorted order, that of their bytes, so that two bulks cannot deadlock, nor one and a replay. Index: the primary keys.
 create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[], out outcomes text[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
@@ -57,7 +57,7 @@ begin
               from rows from (jsonb_to_recordset(jobs) as (task text, idempotency_key text))
                    with ordinality as j (task, idempotency_key, n)
              where j.idempotency_key is not null
-             order by j.task, j.idempotency_key, j.n
+             order by j.task collate "C", j.idempotency_key collate "C", j.n
         loop
             ids[item.n] := pgqueue.take_idempotency_key(item.task, item.idempotency_key, own_ids[item.n]);
             if ids[item.n] <> own_ids[item.n] then
@@ -70,7 +70,7 @@ begin
               from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, idempotency_key text, options jsonb))
                    with ordinality as j (task, unique_key, idempotency_key, options, n)
              where j.unique_key is not null
-             order by j.task, j.unique_key, kind, j.n
+             order by j.task collate "C", j.unique_key collate "C", kind, j.n
         loop
             continue when ids[item.n] <> own_ids[item.n];
             if array[item.task, item.unique_key, item.kind] is distinct from last_key then
