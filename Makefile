@@ -14,7 +14,7 @@ TESTS  ?=
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench freeze docs clean
+.PHONY: help demo test faults soak check bench freeze docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -25,6 +25,14 @@ demo: $(STAMP)  ## watch orders being processed, with faults, for about 20 secon
 test: $(STAMP)  ## run the tests (TESTS='-k enqueue -x' passes options on to pytest)
 	@echo "==> tests"
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+faults: $(STAMP)  ## inject every fault of the matrix into real workers, for some minutes
+	@echo "==> faults"
+	@FAULTS=all $(BIN)/python -m pytest tests/faults $(TESTS)
+
+soak: $(STAMP)  ## inject faults at random at the default times (SOAK_SECONDS=600, SOAK_SEED)
+	@echo "==> soak"
+	@FAULTS=none SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -s tests/faults/test_soak.py $(TESTS)
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter, the SQL's syntax
 	@echo "==> ruff"

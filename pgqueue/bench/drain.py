@@ -33,7 +33,8 @@ def measure(bench: Bench) -> Iterator[Result]:
             "ceiling": lambda: real(bench, jobs),
             "async": lambda: side("noop"),
             "sync": lambda: side("noop_sync"),
-        }
+        },
+        rounds=2 * bench.rounds - 1,
     )
     for name, task, bar, kind in (
         ("drain", "noop", 1.0, "async no-op jobs"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from functools import partial
 
@@ -21,7 +20,7 @@ def measure(bench: Bench) -> Iterator[Result]:
         cpu.setdefault(task, []).append(microseconds)
         return rate
 
-    # The first two differ by less than two rounds of one do: more rounds, and the median of each.
+    # The first two differ by less than two rounds of one do: more rounds, each beside its neighbour.
     figures = bench.alternate(
         {"plain": partial(side, "noop", jobs), "timed": partial(side, "noop_timed", jobs)},
         rounds=bench.rounds**2,
@@ -44,4 +43,5 @@ def measure(bench: Bench) -> Iterator[Result]:
         ),
     ):
         note = f"{what}, {min(cpu[task]):.1f} us of the worker's CPU a job ({min(cpu['noop']):.1f} for a plain one)"
-        yield compared(name, figures[side_name], plain, bar=bar, note=note, of=statistics.median)
+        # of the others there are fewer rounds, and no bar
+        yield compared(name, figures[side_name], plain, bar=bar, note=note, by_neighbours=bar is not None)

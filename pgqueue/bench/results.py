@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from operator import truediv
 from typing import Any
 
 
@@ -44,16 +46,21 @@ def compared(
     bar: float | None = None,
     note: str = "",
     unit: str = "/s",
-    of: Callable[[list[float]], float] = max,
+    by_neighbours: bool = False,
 ) -> Result:
-    """A rate beside its ceiling, each the best of its rounds, or what `of` says of them."""
+    """A rate beside its ceiling, each the best of its rounds.
+
+    `by_neighbours`: the median of the ratios of rounds that were measured one after the other, and the medians of the rates. For
+    two sides that differ by less than the machine does from one minute to the next.
+    """
+    of = statistics.median if by_neighbours else max
     best, limit = of(ours), of(ceiling)
     return Result(
         name=name,
         ours=best,
         ceiling=limit,
         unit=unit,
-        ratio=best / limit,
+        ratio=statistics.median(map(truediv, ours, ceiling)) if by_neighbours else best / limit,
         bar=bar,
         note=note,
         rounds={"ours": ours, "ceiling": ceiling},

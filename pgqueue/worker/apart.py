@@ -139,8 +139,11 @@ class Apart:
         return ""
 
     def _say(self, word: Word) -> None:
-        with self._talking:
-            self._link.sendall(frame(word))
+        try:
+            with self._talking:
+                self._link.sendall(frame(word))
+        except OSError:
+            _go_with_the_worker()
 
     def _listen(self) -> None:
         """In a thread of its own: hears the worker while a handler keeps the main thread."""
@@ -156,8 +159,7 @@ class Apart:
                     # For `ctx.cancelled`, at once: the loop stands still while a sync handler runs.
                     self._slot.stop = Why.DRAIN
                     self._loop.call_soon_threadsafe(self._interrupt)
-        # No worker, no heartbeat: the job would be run by others beside us.
-        os.kill(os.getpid(), signal.SIGKILL)
+        _go_with_the_worker()
 
     def _note_completion(self, _verb: str, batch: Sequence[tuple[Any, ...]], _accepted: object) -> None:
         self._completed = batch[0][0]
@@ -166,6 +168,11 @@ class Apart:
         job = self._slot.job
         if job is not None and (task := self._tasks.get(job.task)) is not None and task.is_async:
             self._slot.interrupt(Why.DRAIN)
+
+
+def _go_with_the_worker() -> None:
+    """No worker, no heartbeat: the job would be run by others beside us."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def receive(link: socket.socket) -> Order | None:

@@ -19,23 +19,23 @@ T = TypeVar("T")
 
 log = structlog.get_logger("pgqueue.worker")
 
-# Half-open connections are noticed within 20 s: an idle one is given up after 10 s (the kernel asks from the 5th on, and
-# holds to the user timeout), one with a call under way 9 s after that was sent, which is just before the 10 s at the
-# latest. libpq ignores them on a unix socket.
+# Half-open connections are noticed within 20 s: an idle one is given up after 9 s (the kernel asks from the 4th on, and
+# holds to the user timeout), one with a call under way 8 s after that was sent, and that is before those 9 s are over.
+# libpq ignores them on a unix socket.
 KEEPALIVES = {
     "keepalives": 1,
-    "keepalives_idle": 5,
+    "keepalives_idle": 4,
     "keepalives_interval": 1,
     "keepalives_count": 4,
-    "tcp_user_timeout": 9_000,
+    "tcp_user_timeout": 8_000,
     "connect_timeout": 10,
 }
 
 # And the same from the server's side, which would look after two hours: the transaction of a session that nobody can end
 # holds the locks of the jobs that it was completing.
 NOTICE_LOSS = """
-    select set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '1', false),
-           set_config('tcp_keepalives_count', '4', false), set_config('tcp_user_timeout', '9000', false)"""
+    select set_config('tcp_keepalives_idle', '4', false), set_config('tcp_keepalives_interval', '1', false),
+           set_config('tcp_keepalives_count', '4', false), set_config('tcp_user_timeout', '8000', false)"""
 
 # What a role or a database may have set, and would break a worker: the isolation that the SQL relies on,
 # and time-outs that end an idle connection or a round of upkeep.

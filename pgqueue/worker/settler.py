@@ -163,8 +163,12 @@ class Settler:
         jobs = [item[0] for item in batch]
         if len(accepted) < len(batch):
             kept = set(accepted)
-            for job in jobs:
-                if job.id not in kept:
+            for job in reversed(jobs):
+                # Hazard: a job may be here twice, claimed again after the server forgot the first claim in a crash of
+                # its own. The later claim is the one that counts.
+                if job.id in kept:
+                    kept.remove(job.id)
+                else:
                     # After an unsure try the first one may have been recorded without our hearing of it.
                     event = "settle.unconfirmed" if unsure else "lease.lost"
                     log.warning(event, job_id=job.id, task=job.task, queue=job.queue, dropped=verb)

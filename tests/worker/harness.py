@@ -304,7 +304,7 @@ class Worker:
     def kill(self) -> None:
         """SIGKILL for the supervisor and every child, as when the machine is lost."""
         children = [line["pid"] for line in self.events("worker.started")]
-        children += _children_of(self.pid)
+        children += children_of(self.pid)
         if self.process.poll() is None:
             self.process.kill()
         for pid in children:
@@ -374,7 +374,8 @@ def _state_of(pid: int) -> bytes | None:
         return None
 
 
-def _children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 import pgqueue
 from pgqueue.errors import ConfigurationError
+from pgqueue.worker.frames import Setup, frame
 from tests.support import Databases, wait_until
 from tests.worker import process_tasks as tasks
 from tests.worker.conftest import Service, StartWorker, service
@@ -353,6 +355,23 @@ def test_a_worker_inside_of_a_script_has_processes_too(database: str, rows: Rows
     finally:
         script.kill()
         script.wait()
+
+
+def test_a_process_whose_worker_is_gone_when_it_is_ready_ends_without_a_word() -> None:
+    setup = Setup(app=APP, dsn="unused", pooled=False, worker_id=1, log_format="json", log_level="info")
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pgqueue.worker.apart"],
+                stdin=theirs.fileno(),
+                stderr=subprocess.PIPE,
+                cwd=REPOSITORY,
+            )
+        ours.shutdown(socket.SHUT_RD)  # it can hear still, and can say nothing
+        ours.sendall(frame(setup))
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.decode()) == (-signal.SIGKILL, "")
 
 
 def test_an_app_that_no_process_could_import_is_refused(database: str) -> None:

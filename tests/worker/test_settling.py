@@ -101,6 +101,21 @@ def test_a_lost_lease_is_reported_and_its_neighbours_are_settled(database: str, 
     assert states == ["completed", "running", "completed"]
 
 
+def test_of_two_claims_of_one_job_in_a_batch_the_forgotten_one_is_reported(database: str, rows: Rows) -> None:
+    async def act(bench: Bench) -> None:
+        (job, cell), (again, other_cell) = bench.jobs
+        # the server has forgotten the first claim in a crash, and the job was claimed by the same worker once more
+        rows.connection.execute("update pgqueue.running_jobs set lease = 78 where id = %s", [job.id])
+        bench.settler.settle(job, cell, COMPLETED)
+        bench.settler.settle(again._replace(id=job.id, lease=78), other_cell, COMPLETED)
+        await bench.settler.run_once()
+
+    (line,) = settled(database, rows, 2, act)
+    assert (line["event"], line["dropped"]) == ("lease.lost", "complete")
+    states = [row["state"] for row in rows.all("select state from pgqueue_bi.jobs order by id")]
+    assert states == ["completed", "running"]
+
+
 def test_endings_of_all_kinds_are_recorded_over_a_connection_that_was_terminated(
     database: str, rows: Rows
 ) -> None:

@@ -1,0 +1,157 @@
+"""Processes that are killed, frozen, poisoned or blocked while they work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.faults import tasks
+from tests.faults.scene import Scene
+from tests.support import wait_until
+from tests.worker.harness import Worker, frozen, is_alive
+
+# At 0.15 of the default times: a child that died is noticed at once, a whole worker by its session lock in the next round,
+# what is frozen when its lease has run out.
+CHILD, WORKER, LEASE = 2.0, 8 * 0.15, 35 * 0.15
+
+
+def wait_for_children(worker: Worker, count: int) -> None:
+    """Waits until a worker has so many children at work."""
+    wait_until(lambda: len(worker.children()) == count, 30, f"{count} children")
+
+
+@pytest.mark.sample
+@pytest.mark.fault("a child of a worker is killed (SIGKILL)")
+def test_a_childs_jobs_run_again_elsewhere(scene: Scene) -> None:
+    worker = scene.start(processes=2)
+    with scene.load(rate=10):
+        for _ in range(4):
+            wait_for_children(worker, 2)
+            _, victim = scene.wait_for_busy()
+            pids = scene.family(victim)
+            os.kill(victim, signal.SIGKILL)
+            killed_at = time.monotonic()
+            wait_until(lambda: not any(map(is_alive, pids)), message=f"the end of {pids}")  # noqa: B023
+            scene.tried(scene.again(scene.in_hand(*pids), killed_at), within=CHILD)
+    scene.check("crashed")
+
+
+@pytest.mark.fault("a supervisor is killed (SIGKILL)")
+def test_the_children_of_a_killed_supervisor_go_with_it(scene: Scene) -> None:
+    scene.start(processes=2)
+    with scene.load(rate=8):
+        for _ in range(3):
+            scene.start(processes=2)
+            victim, _ = scene.wait_for_busy()
+            pids = scene.family(*victim.children().values())
+            victim.send(signal.SIGKILL)
+            killed_at = time.monotonic()
+            wait_until(lambda: not any(map(is_alive, pids)), message=f"the end of {pids}")  # noqa: B023
+            assert time.monotonic() - killed_at < 2 + 1
+            scene.kill(victim)
+            scene.tried(scene.again(scene.in_hand(*pids), killed_at), within=WORKER)
+    scene.check("crashed")
+
+
+@pytest.mark.fault("a whole worker is killed (SIGKILL for each of its processes)")
+def test_the_jobs_of_a_killed_worker_run_again_elsewhere(scene: Scene) -> None:
+    scene.start()
+    with scene.load(rate=8):
+        for _ in range(3):
+            scene.start()
+            victim, child = scene.wait_for_busy()
+            pids = scene.family(child)
+            killed_at = time.monotonic()
+            scene.kill(victim)
+            scene.tried(scene.again(scene.in_hand(*pids), killed_at), within=WORKER)
+    scene.check("crashed")
+
+
+@pytest.mark.fault("the only worker is killed, and another one started")
+def test_the_jobs_of_the_only_worker_wait_for_another(scene: Scene) -> None:
+    scene.start()
+    with scene.load(rate=8):
+        for _ in range(2):
+            victim, child = scene.wait_for_busy()
+            pids = scene.family(child)
+            scene.kill(victim)
+            lost = scene.in_hand(*pids)
+            scene.start()
+            started_at = time.monotonic()
+            scene.tried(scene.again(lost, started_at), within=WORKER)
+    scene.check("crashed")
+
+
+@pytest.mark.fault("a child is stopped (SIGSTOP) beyond its lease, and goes on")
+def test_a_frozen_childs_jobs_run_elsewhere_and_what_it_says_later_changes_nothing(scene: Scene) -> None:
+    worker = scene.start(processes=2)
+    with scene.load(rate=8):
+        for _ in range(3):
+            wait_for_children(worker, 2)
+            _, victim = scene.wait_for_busy()
+            with frozen(victim) as frozen_at:
+                scene.tried(scene.again(scene.in_hand(victim), frozen_at), within=LEASE)
+            wait_until(lambda: not is_alive(victim), 30, "the end of what was declared dead")  # noqa: B023
+    scene.check("crashed")
+
+
+@pytest.mark.fault("the worker that leads is stopped (SIGSTOP), whole, beyond its lease, and goes on")
+def test_others_rescue_and_promote_while_the_leader_is_frozen(scene: Scene) -> None:
+    leader_of = "select w.pid from pgqueue.workers w join pgqueue.leadership using (supervisor_id)"
+    workers = [scene.start("-c", "3", wait=False) for _ in range(2)]  # so few slots that both are busy
+    for worker in workers:
+        worker.wait_until_started()
+    with scene.load(rate=8):
+        for _ in range(2):
+            for worker in workers:
+                wait_for_children(worker, 1)
+            ((pid,), *_) = wait_until(lambda: scene.ask(leader_of), 30, "a leader")
+            (leader,) = [worker for worker in workers if pid in worker.children().values()]
+            scene.wait_for_busy(leader)
+            with ExitStack() as stack:
+                stack.enter_context(frozen(leader.pid))
+                frozen_at = stack.enter_context(frozen(pid))
+                due = scene.enqueue(tasks.plain.using(delay="0.1s"))
+                (start,) = scene.history.wait_for("start", due)
+                assert start.at - frozen_at < 5 * 0.15 + 0.1 + 3, "promotion waits for the frozen leader"
+                scene.tried(scene.again(scene.in_hand(pid), frozen_at), within=LEASE)
+            wait_until(lambda: not is_alive(pid), 30, "the end of what was declared dead")  # noqa: B023
+    scene.check("crashed")
+
+
+@pytest.mark.fault("a job ends its own process: SIGKILL, a segmentation fault, os._exit")
+def test_poison_dies_alone(scene: Scene) -> None:
+    worker = scene.start(processes=2)
+    with scene.load(rate=6):
+        for how in ("SIGKILL", "segfault", "_exit"):
+            scene.wait_for_ends(5)
+            job = scene.enqueue(tasks.poison, promised=False, how=how)
+            begun_at = time.monotonic()
+            scene.history.wait_for("start", job)
+            dead = "select reason, attempt from pgqueue.dead_letters where id = %s"
+            letter = wait_until(lambda: scene.ask(dead, job), 30, f"the end of {how}")  # noqa: B023
+            assert letter[0][0] == "crashed"
+            assert 2 <= scene.history.starts_by_job()[job] <= 2 + 3
+            scene.tried(time.monotonic() - begun_at)
+    wait_for_children(worker, 2)
+    scene.check("crashed", "interrupted")
+
+
+@pytest.mark.fault("a handler blocks its event loop beyond its timeout")
+def test_a_blocked_loop_is_ended_and_its_neighbours_run_again(scene: Scene) -> None:
+    worker = scene.start()
+    with scene.load(rate=5):
+        for _ in range(2):
+            scene.wait_for_ends(5)
+            job = scene.enqueue(tasks.blocks, promised=False)
+            (start,) = scene.history.wait_for("start", job)
+            wait_until(lambda: worker.events("worker.hung", job_ids=[job]), 30, "a word about it")  # noqa: B023
+            wait_until(lambda: not is_alive(start.pid), message="its end")  # noqa: B023
+            neighbours = {*scene.in_hand(start.pid)} - {job}
+            scene.tried(scene.again(neighbours, start.at), within=0.5 + 5)
+            wait_for_children(worker, 1)
+    scene.check("crashed", "interrupted")
