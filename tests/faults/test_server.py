@@ -149,7 +149,7 @@ def test_rights_that_are_withdrawn(scene: Scene, role: str) -> None:
     scene.check("raised")
 
 
-@pytest.mark.fault("the role's settings turn on it: isolation, read-only, time-outs of 50 ms")
+@pytest.mark.fault("the role's settings turn on it: isolation, and time-outs of 50 ms")
 def test_settings_of_a_role(scene: Scene, role: str) -> None:
     hostile = {
         "default_transaction_isolation": "serializable",

@@ -562,7 +562,7 @@ def test_bulks_that_share_keys_in_different_orders_do_not_deadlock(
 def test_a_careless_bulk_that_takes_keys_in_the_order_given_deadlocks(
     connect: Connect, connection: psycopg.Connection, beside: Callable[..., Future[Any]], key: str
 ) -> None:
-    careless = (f"order by j.task, j.{key}, ", "order by ")
+    careless = (f'order by j.task collate "C", j.{key} collate "C", ', "order by ")
     with sabotaged(connection, "enqueue_many", careless), pytest.raises(psycopg.errors.DeadlockDetected):
         _two_bulks(connect, beside, keyed(key, "a", "m", "z"), keyed(key, "z", "m", "a"), {key: "m"})
 
