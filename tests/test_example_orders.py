@@ -431,3 +431,49 @@ def test_a_name_cannot_smuggle_a_header_into_the_mail() -> None:
     )
     with pytest.raises(ValueError, match=r"invalid arguments; .* CR or LF"):
         mail.compose(order, message_id="<1@x>")
+
+
+# What analysts see --------------------------------------------------------------------------------------
+
+
+def test_the_views_say_of_a_run_what_its_tables_say(engine: Engine, connection: psycopg.Connection) -> None:
+    connection.autocommit = True
+    with Session(engine) as session, session.begin():
+        for number in range(5):
+            place_order(session, request(f"A-{number}"))
+        for number, card in enumerate(["tok_9995", "tok_9995", "tok_9979"]):
+            place_order(session, request(f"B-{number}", card=card))
+        drain(app, session, queue=["payments", "default"], scheduled=True, raise_errors=False)
+    connection.execute("select pgqueue.count_depths()")
+    connection.execute(
+        "update pgqueue.rollup_progress set rolled_up_to = date_trunc('minute', now()) - interval '2 minutes',"
+        " proven_to = date_trunc('minute', now()) + interval '1 minute', next_to = null"
+    )
+    while connection.execute("select pgqueue.roll_up()").fetchone() != (0,):
+        pass
+
+    def seen(query: str) -> list[Any]:
+        return connection.execute(query).fetchall()  # type: ignore[call-overload]
+
+    run = [("default", "reserve_inventory", 5, 0, 0), ("payments", "validate_payment", 5, 7, 3)]
+    for view in ("job_throughput_minutely", "job_throughput_hourly", "job_throughput_daily"):
+        sums = "sum(completed)::integer, sum(failed)::integer, sum(dead)::integer"
+        query = f"select queue, task, {sums} from pgqueue_bi.{view} group by 1, 2 having sum(completed) > 0 order by 1, 2"
+        assert seen(query) == run, view
+    assert seen("select queue, completed from pgqueue_bi.task_latency order by 1") == [
+        ("default", 5),
+        ("payments", 5),
+    ]
+    states = "select queue, state, count(*)::integer from pgqueue_bi.jobs group by 1, 2 order by 1, 2"
+    assert seen(states) == [
+        ("default", "completed", 5),
+        ("email", "ready", 5),
+        ("payments", "completed", 5),
+        ("payments", "dead", 3),
+    ]
+    depths = "select queue, ready, running, dead from pgqueue_bi.queue_health order by 1"
+    assert seen(depths) == [("default", 0, 0, 0), ("email", 5, 0, 0), ("payments", 0, 0, 3)]
+    failures = "select error, sum(failures)::integer, sum(dead)::integer from pgqueue_bi.failures group by 1 order by 1"
+    assert seen(failures) == [("orders.gateway.CardDeclined", 6, 2), ("orders.gateway.CardRefused", 1, 1)]
+    letters = "select reason, count(*)::integer from pgqueue_bi.dead_letters group by 1 order by 1"
+    assert seen(letters) == [("exhausted", 2), ("permanent", 1)]
