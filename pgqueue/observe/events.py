@@ -110,6 +110,9 @@ LOG_EVENTS: Mapping[str, LogEvent] = MappingProxyType(
             "Look why it ended: `worker.child_died`, `worker.hung`.",
         ),
         "jobs.promoted": LogEvent("Scheduled jobs have become ready."),
+        "history.summarized": LogEvent(
+            "Today's history has grown by some megabytes since the last time, and its index covers them now."
+        ),
         "task.unknown": LogEvent(
             "The app has no such task. The job was put back; said once for each task.",
             "Deploy a worker whose app has it, or remove its jobs: `pgqueue jobs cancel --all-matching --task …`.",

@@ -113,8 +113,8 @@ class Upkeep:
         self.queue_terms: dict[str, QueueTerms] = {}
         """What operators have set for the queues, as it was last read."""
         self._leads = False
-        self._summarized = 0
-        """Of today's history, the pages that its index covers."""
+        self._history_pages = self._summarized = 0
+        """Of today's history, at the last round; and how many of them its index covers."""
         self._floors_at = self._retain_at = 0.0
         self.ticker = Ticker(self._rounds)
         self._retention = Retention(self._figures)
@@ -207,11 +207,15 @@ class Upkeep:
         """
         while True:
             await self._figures_due.wait()
-            for name, call in self._due_figures.items():
+            due, pages = self._due_figures, self._history_pages
+            for name, call in due.items():
                 try:
                     await self._duty(name, call, self._figures)
                 except DatabaseUnavailable as error:
                     report_outage("figures", error)
+            if "summarize_history" in due:  # not before: rounds that come meanwhile are forgotten below
+                self._summarized = pages
+                log.debug("history.summarized", pages=pages)
             await self._tell_of_health()
             self._figures_due.clear()  # after the work: rounds meanwhile have found due what was under way
 
@@ -277,8 +281,9 @@ class Upkeep:
             await self._duty("retain", calls.retain(), self._rounds)
             self._retention.due()
         due: dict[str, calls.Call[Any]] = {}
-        if done.led and not 0 <= done.history_pages - self._summarized < SUMMARIZE_PAGES:
-            self._summarized = done.history_pages
+        if done.led:
+            self._history_pages = done.history_pages
+        if done.led and not 0 <= self._history_pages - self._summarized < SUMMARIZE_PAGES:
             due["summarize_history"] = calls.summarize_history()
         if done.depths_due:  # before a minute is rolled up, with what is counted after its end
             due["count_depths"] = calls.count_depths()

@@ -53,3 +53,24 @@ def test_what_falls_due_does_not_wait_for_a_count_that_takes_its_time(
         assert job["claimed_at"] - job["run_at"] < timedelta(seconds=1)
         assert rows.value(waiting) == 1  # one at a time, however often a round finds it due
     assert history.entries("start")
+
+
+def test_the_index_of_the_history_follows_its_growth(start_worker: StartWorker, rows: Rows) -> None:
+    """Nobody counts here: nothing has changed but the history."""
+    worker = start_worker(log_level="debug")
+    rows.connection.execute(
+        """
+        insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane, attempt,
+                                           max_attempts, crashes, queue, task, state, args)
+        select n, 1, now(), now(), now(), now(), (now() at time zone 'UTC')::date, 11, 1, 5, 0, 'default', 'quick', 'completed',
+               jsonb_build_object('text', repeat('x', 900))
+          from generate_series(1, 10000) as n
+        """
+    )
+    worker.wait_for("history.summarized")
+    index = "select indexrelid from pg_index join pg_class as c on c.oid = indexrelid join pg_am as a on a.oid = c.relam"
+    unsummarized = f"""
+        select coalesce(sum(brin_summarize_new_values(indexrelid)), 0) from ({index}
+         where indrelid = to_regclass('pgqueue.finished_jobs' || to_char(now() at time zone 'UTC', '_YYYYMMDD'))
+           and amname = 'brin') as i"""
+    assert rows.value(unsummarized) == 0
