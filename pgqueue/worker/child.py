@@ -32,6 +32,7 @@ from pgqueue.worker.measuring import FiguresPipe
 from pgqueue.worker.orders import (
     EXIT_CONFIGURATION,
     EXIT_REPLACE,
+    POKE,
     READY,
     READY_FOR_ALERTS,
     Orders,
@@ -98,9 +99,9 @@ class Child:
         def watch() -> None:
             unread = b""
             while told := os.read(0, 4096):
-                if b"!" in told:
+                if POKE in told:
                     loop.call_soon_threadsafe(partial(self.services.claimer.poke, forget_sleep=True))
-                *lines, unread = (unread + told.replace(b"!", b"")).split(b"\n")
+                *lines, unread = (unread + told.replace(POKE, b"")).split(b"\n")
                 rescued = [int(line) for line in lines if line.isdigit()]
                 if rescued:
                     loop.call_soon_threadsafe(self.services.hear_of_rescue, rescued)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 EXIT_CONFIGURATION = 78
@@ -13,6 +15,10 @@ EXIT_REPLACE = 75
 
 READY, READY_FOR_ALERTS = b"1", b"2"
 """What a child says when it has come to work; the second: its app has hooks for alerts."""
+
+
+POKE = b"!"
+"""Tells a child to look for jobs; it may come between any two bytes of what else it is told."""
 
 
 class QueueTerms(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,3 +59,8 @@ class Orders(Terms, frozen=True):
     ready_fd: int
     log_format: str
     log_level: str
+
+
+def line(said: Any) -> bytes:
+    """A line of JSON for a child, in which nothing looks like a poke."""
+    return msgspec.json.encode(said).replace(POKE, b"\\u0021") + b"\n"

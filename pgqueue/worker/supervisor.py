@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,11 +20,11 @@ from pgqueue.hooks import Alert
 from pgqueue.observe.tally import process_tally
 from pgqueue.settings import Settings
 from pgqueue.worker.board import Board
-from pgqueue.worker.dying import how_it_ended, signal_name
+from pgqueue.worker.child_process import ChildProcess, ended_by, when_readable
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.link import Backoff
 from pgqueue.worker.measuring import FiguresReader
-from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, READY_FOR_ALERTS, Orders, QueueTerms
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, POKE, Orders, QueueTerms, line
 from pgqueue.worker.upkeep import Upkeep, check_database
 
 if TYPE_CHECKING:
@@ -39,46 +38,6 @@ LIVE_SECONDS = 15.0
 """When its loop has not turned for so long, this process says that it should be replaced."""
 KILL_GRACE = 10.0
 """Beyond the drain limit, a child gets this long to release what it holds before it is killed."""
-
-
-@dataclass(slots=True)
-class ChildProcess:
-    """One child: its process, its row, its board."""
-
-    number: int
-    worker_id: int
-    process: asyncio.subprocess.Process
-    board: Board
-    ready: asyncio.Future[bytes]
-    """What it says when it has come to work."""
-    started_at: float = field(default_factory=time.monotonic)
-    hung: list[int] = field(default_factory=list)
-    """The jobs that it was killed for, because they were over their timeout; negative: apart."""
-    was_killed: bool = False
-    """Whether we killed it because it would not stop."""
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when an operator has asked for it to stop, for good."""
-    has_left: bool = False
-    """Whether it ended by itself, having settled what it could."""
-
-    @property
-    def was_ready(self) -> bool:
-        """Whether it ever came to work: its app was loaded."""
-        return self.ready.done() and not self.ready.cancelled()
-
-    @property
-    def can_be_told(self) -> bool:
-        """Whether it works, and listens."""
-        return self.was_ready and self.process.stdin is not None and not self.process.stdin.is_closing()
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the kernel reports it stopped (SIGSTOP, a debugger): then nobody beats for it."""
-        try:
-            with open(f"/proc/{self.process.pid}/stat", "rb") as stat:
-                return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-        except OSError:
-            return False
 
 
 class Supervisor:
@@ -125,7 +84,7 @@ class Supervisor:
                 task.result()  # a service never returns: it raised, and this supervisor cannot go on
         finally:
             for child in self._children.values():
-                _signal(child, signal.SIGKILL)  # only after an error: a keeper ends with its child
+                child.send(signal.SIGKILL)  # only after an error: a keeper ends with its child
             for task in (*services, *keepers):
                 task.cancel()
             if metrics is not None:
@@ -143,9 +102,9 @@ class Supervisor:
         signum = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)[min(self._stops, 3) - 1]
         for child in self._children.values():
             if signum == signal.SIGKILL:
-                self._kill(child)
+                child.kill()
             else:
-                _signal(child, signum)
+                child.send(signum)
 
     def _serve_metrics(self) -> Server | None:
         """Answers Prometheus and probes, in a thread: whoever asks keeps nobody here."""
@@ -191,7 +150,7 @@ class Supervisor:
             if code == EXIT_REPLACE and child.has_left:
                 continue
             log.error(
-                "worker.child_died", worker=child.worker_id, pid=child.process.pid, ended_by=_ended_by(code)
+                "worker.child_died", worker=child.worker_id, pid=child.process.pid, ended_by=ended_by(code)
             )
             if time.monotonic() - child.started_at > 30:
                 backoff = Backoff(cap=30.0)
@@ -239,12 +198,11 @@ class Supervisor:
         if figures_out >= 0:
             os.close(figures_out)
             FiguresReader(figures_in, process_tally.add)
-        child = ChildProcess(number, worker_id, process, board, _when_readable(ready_in))
+        child = ChildProcess(number, worker_id, process, board, when_readable(ready_in))
         self._children[worker_id] = child
-        assert process.stdin is not None
-        process.stdin.write(msgspec.json.encode(orders) + b"\n")
+        child.tell(msgspec.json.encode(orders) + b"\n")
         if self._stops:
-            _signal(child, signal.SIGTERM)
+            child.send(signal.SIGTERM)
         child.ready.add_done_callback(lambda ready: self._note_ready(child, ready))
         return child
 
@@ -261,11 +219,6 @@ class Supervisor:
             if self._untold:
                 self.rescued(())
 
-    def _kill(self, child: ChildProcess) -> None:
-        """Ends a child that would not stop."""
-        child.was_killed = True
-        _signal(child, signal.SIGKILL)
-
     async def _outlive(self, child: ChildProcess) -> int:
         """Waits for a child's end and takes back what it held; returns its exit code."""
         ended = asyncio.create_task(child.process.wait())
@@ -276,13 +229,13 @@ class Supervisor:
                 await _either(ended, asyncio.sleep(patience))
                 if not ended.done():
                     log.error("worker.child_killed", worker=child.worker_id, pid=child.process.pid)
-                    self._kill(child)
+                    child.kill()
             code = await ended
         finally:
             self._children.pop(child.worker_id, None)
         if not child.ready.done():
             child.ready.cancel()
-        blamed, interrupted, cause = _inquest(child, code)
+        blamed, interrupted, cause = child.inquest(code)
         rescue = asyncio.create_task(
             self._upkeep.rescue(child.worker_id, blamed, interrupted=interrupted, cause=cause)
         )
@@ -315,20 +268,19 @@ class Supervisor:
         child = self._children.get(worker_id)
         if child is not None:
             log.error("worker.declared_dead", worker=worker_id, pid=child.process.pid)
-            _signal(child, signal.SIGKILL)
+            child.send(signal.SIGKILL)
 
     def look(self) -> None:
         """Pokes the children."""
-        self._tell(b"!")
+        self._tell(POKE)
 
     def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
         """Tells the children, in a line."""
-        self._tell(_line(queue_terms))
+        self._tell(line(queue_terms))
 
     def _tell(self, words: bytes) -> None:
         for child in self._children.values():
-            if child.process.stdin is not None and not child.process.stdin.is_closing():
-                child.process.stdin.write(words)
+            child.tell(words)
 
     def stop_asked(self, worker_id: int) -> None:
         """Drains a child for good; when all of them have ended so, this process ends too."""
@@ -336,35 +288,28 @@ class Supervisor:
         if child is not None:
             log.info("worker.stopping", worker=worker_id, how="drain", asked_by="an operator")
             child.stopping.set()
-            _signal(child, signal.SIGTERM)
+            child.send(signal.SIGTERM)
 
     def rescued(self, worker_ids: Sequence[int]) -> None:
         """Tells one child, or the next one that comes to work: hooks are user code."""
         self._untold = [*self._untold, *worker_ids][-1000:]
         for child in self._children.values():
-            if child.can_be_told:
-                assert child.process.stdin is not None
-                child.process.stdin.write(b"".join(b"%d\n" % worker_id for worker_id in self._untold))
+            if child.listens:
+                child.tell(b"".join(b"%d\n" % worker_id for worker_id in self._untold))
                 self._untold.clear()
                 return
 
     def hears_alerts(self) -> bool:
         """Whether a child that works has hooks for alerts."""
-        return self._listener_to_alerts() is not None
+        return any(child.hears_alerts for child in self._children.values())
 
     def alerted(self, alerts: Sequence[Alert]) -> bool:
         """Tells one child, in a line."""
-        child = self._listener_to_alerts()
-        if child is None or child.process.stdin is None:
-            return False
-        child.process.stdin.write(_line(alerts))
-        return True
-
-    def _listener_to_alerts(self) -> ChildProcess | None:
         for child in self._children.values():
-            if child.can_be_told and child.ready.result() == READY_FOR_ALERTS:
-                return child
-        return None
+            if child.hears_alerts:
+                child.tell(line(alerts))
+                return True
+        return False
 
     async def _watch(self) -> None:
         """Kills a child that cannot end an attempt whose time is over: the handler blocks its loop."""
@@ -376,7 +321,7 @@ class Supervisor:
                 if not child.hung and (overdue := child.board.overdue(now)):
                     child.hung = overdue
                     log.error("worker.hung", worker=child.worker_id, pid=child.process.pid, job_ids=overdue)
-                    _signal(child, signal.SIGKILL)
+                    child.send(signal.SIGKILL)
 
 
 async def _either(*waited_for: Any) -> None:
@@ -394,49 +339,3 @@ async def _either(*waited_for: Any) -> None:
     finally:
         for task in ours:
             task.cancel()
-
-
-def _line(said: Any) -> bytes:
-    """A line of JSON for children; a poke may come between any two, so nothing in it may look like one."""
-    return msgspec.json.encode(said).replace(b"!", b"\\u0021") + b"\n"
-
-
-def _when_readable(fd: int) -> asyncio.Future[bytes]:
-    """What the child has written to its ready pipe, when it has."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[bytes] = loop.create_future()
-
-    def readable() -> None:
-        loop.remove_reader(fd)
-        told = os.read(fd, 1)
-        os.close(fd)
-        if told and not future.done():
-            future.set_result(told)
-
-    loop.add_reader(fd, readable)
-    return future
-
-
-def _signal(child: ChildProcess, signum: int) -> None:
-    if child.process.returncode is None:
-        child.process.send_signal(signum)
-
-
-def _inquest(child: ChildProcess, code: int) -> tuple[list[int], list[int], str | None]:
-    """Which jobs an ended child may have died of, which it had begun otherwise, and how it died."""
-    child.has_left = child.board.has_left
-    if child.has_left or child.was_killed:
-        return [], [], None  # it did not die of a job: all goes back untouched
-    started, apart = child.board.started(), child.board.apart()
-    # One that was killed for jobs over their timeout did not die of those beside them.
-    blamed = [id for id in child.hung if id > 0] or started
-    interrupted = [id for id in (*started, *apart) if id not in set(blamed)]
-    if child.hung:
-        return blamed, interrupted, "was killed because its event loop was blocked beyond a job's timeout"
-    return blamed, interrupted, how_it_ended(code)
-
-
-def _ended_by(code: int) -> str:
-    if code < 0:
-        return f"signal {signal_name(-code)}"
-    return f"exit code {code}"
