@@ -83,6 +83,8 @@ class Wire:
             # First, for two reasons: libpq closes the socket of a connection that it finds lost, and its number may be
             # another's before the waiter wakes up; and after an error on the socket uvloop forgets its reader.
             unwatch()
+            if answered.done():  # whoever waited was cancelled a moment ago, and has not run since
+                return
             try:
                 pgconn.consume_input()
                 while not pgconn.is_busy():

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import select
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -63,6 +64,30 @@ def test_a_session_that_has_lost_its_prepared_statements_is_replaced(
             await link.close()
 
     assert asyncio.run(twice()) == [0, 2]
+
+
+def test_whoever_is_cancelled_in_the_moment_of_the_answer_leaves_no_complaint_behind(database: str) -> None:
+    async def complaints() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: found.append(context))
+        link = Link(database, name="test")
+        try:
+            await link.run(calls.writers("ready_jobs"))
+            waiting = asyncio.create_task(link.run(calls.writers("ready_jobs")))
+            await asyncio.sleep(0)  # the statement is sent, and its answer is watched for
+            assert link._wire is not None
+            select.select(
+                [link._wire._pgconn.socket], [], [], 10
+            )  # the answer is there; the loop has not seen it
+            loop.call_soon(waiting.cancel)  # which runs in the same round as the reader, and before it
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        finally:
+            await link.close()
+        return found
+
+    assert asyncio.run(complaints()) == []
 
 
 def test_a_terminated_session_is_an_outage_and_the_next_call_has_a_new_one(
