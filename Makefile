@@ -14,7 +14,7 @@ TESTS  ?=
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults soak check bench freeze docs clean
+.PHONY: help demo test faults pooled soak check bench freeze docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -28,7 +28,15 @@ test: $(STAMP)  ## run the tests (TESTS='-k enqueue -x' passes options on to pyt
 
 faults: $(STAMP)  ## inject every fault of the matrix into real workers, for some minutes
 	@echo "==> faults"
-	@FAULTS=all $(BIN)/python -m pytest tests/faults $(TESTS)
+	@FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/faults $(TESTS)
+
+# Behind PgBouncer (Debian's package) in transaction mode, which nobody is told of; what is about sessions says so and is left out.
+POOLED := tests/conformance $(addprefix tests/worker/test_,$(addsuffix .py,claiming outcomes transactional results cancelling \
+	stopping settling uniqueness batches steps progress schedule_sync keeping_time retention timeouts pooled))
+
+pooled: $(STAMP)  ## run the core of the tests behind PgBouncer, for some minutes
+	@echo "==> pooled"
+	@PGQUEUE_TEST_POOLER=pgbouncer $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(POOLED) $(TESTS)
 
 soak: $(STAMP)  ## inject faults at random at the default times (SOAK_SECONDS=600, SOAK_SEED)
 	@echo "==> soak"

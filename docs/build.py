@@ -293,7 +293,8 @@ def sql_page(connection: psycopg.Connection[Any]) -> str:
         NOTICE,
         "# SQL\n",
         "Functions of schema `pgqueue`. Call them with named arguments; arguments and result columns are only ever",
-        "appended. The roles are `pgqueue_producer`, `pgqueue_worker`, `pgqueue_monitor`, `pgqueue_admin`.\n",
+        "appended. The roles are `pgqueue_producer`, `pgqueue_worker`, `pgqueue_monitor`, `pgqueue_admin`.\n"
+        "A null or empty array names nothing, and nothing happens; what a bad call raises is in [SQLSTATEs](sqlstates.md).\n",
     ]
     for name, arguments, result, comment, grantees in connection.execute(_FUNCTIONS).fetchall():
         if not grantees:

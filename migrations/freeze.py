@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -92,9 +93,21 @@ def _write(revision: Script, suffix: str, text: str) -> str:
 def _release(newest: Script) -> str:
     if newest.revision in released():
         raise _RefusedError(f"revision {newest.revision} has been released already")
+    for name in _dropped(newest):
+        raise _RefusedError(
+            f"revision {newest.revision} drops pgqueue.{name}, and calls that are under way would fail: rename it to "
+            f"{name}_until_{newest.revision}, and let the revision after this one drop it"
+        )
     with RELEASED.open("a") as file:
         file.write(f"{newest.revision} {checksum(newest)}\n")
     return f"revision {newest.revision} is history now"
+
+
+def _dropped(revision: Script) -> list[str]:
+    """The functions that a revision drops without a revision's time in between."""
+    change = Path(revision.path).with_suffix(".sql").read_text()
+    names = re.findall(r"\bdrop\s+function\s+(?:if\s+exists\s+)?pgqueue\.(\w+)", change, re.IGNORECASE)
+    return [name for name in names if not re.search(r"_until_\d{4}$", name)]
 
 
 def released() -> dict[str, str]:

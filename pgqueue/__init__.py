@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pgqueue.app import App
     from pgqueue.batch import BatchJob
     from pgqueue.context import Context
+    from pgqueue.encryption import Keyring
     from pgqueue.info import Event, JobInfo, Progress
     from pgqueue.job import Cancel, Fail, Job, JobState, Retry, Snooze
     from pgqueue.parameters import PROVIDED
@@ -34,6 +35,7 @@ __all__ = [
     "Job",
     "JobInfo",
     "JobState",
+    "Keyring",
     "Linear",
     "Progress",
     "Retry",
@@ -50,6 +52,7 @@ _HOMES = {
     "app": ("App",),
     "batch": ("BatchJob",),
     "context": ("Context",),
+    "encryption": ("Keyring",),
     "info": ("Event", "JobInfo", "Progress"),
     "job": ("Cancel", "Fail", "Job", "JobState", "Retry", "Snooze"),
     "parameters": ("PROVIDED",),

@@ -16,7 +16,8 @@ from pgqueue.calls import Call
 from pgqueue.context import Context
 from pgqueue.dependencies import Providers, Scope
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
-from pgqueue.error_text import did_you_mean, safe_repr
+from pgqueue.encryption import Keyring
+from pgqueue.error_text import did_you_mean, safe_repr, safe_text
 from pgqueue.errors import ConfigurationError, UnknownTask
 from pgqueue.hooks import Alert, Hookable, Hooks
 from pgqueue.job import Cancellation, Job
@@ -24,11 +25,12 @@ from pgqueue.look import Looking
 from pgqueue.middleware import Middleware, Pair
 from pgqueue.options import TaskOptions, check_name
 from pgqueue.pools import OwnConnections
+from pgqueue.redaction import Redaction
 from pgqueue.retry import Duration
 from pgqueue.schedule import Schedule
 from pgqueue.scheduling import Scheduling, module_name
 from pgqueue.settings import Settings, load_settings
-from pgqueue.task import Decorator, Enqueueable, Item, Task
+from pgqueue.task import Decorator, Enqueueable, Item, Task, check_task
 from pgqueue.tracing import Tracing
 
 P = ParamSpec("P")
@@ -56,13 +58,24 @@ class App(Hookable, Looking, Scheduling):
     `name` says whose the schedules are that the app's code defines: a worker's start brings those of its app's name to
     what the code says. By default it is the name of the module that the app is made in. Two apps that work on one
     database need two names: with one name, each would remove the schedules of the other.
+
+    `keyring` has the keys for tasks that say `encrypt=True`, instead of those of the settings.
     """
 
-    def __init__(self, *, dsn: str | None = None, settings: Settings | None = None, name: str | None = None):
+    def __init__(
+        self,
+        *,
+        dsn: str | None = None,
+        settings: Settings | None = None,
+        name: str | None = None,
+        keyring: Keyring | None = None,
+    ):
         self.name: str = module_name(self, sys._getframe(1)) if name is None else check_name("name", name)
         self._dsn = dsn
         self._settings = settings
         self._loaded: Settings | None = None
+        self._keyring = keyring
+        self._redaction: Redaction | None = None
         self._tasks: dict[str, Task[..., Any]] = {}
         self._schedules: dict[str, Schedule] = {}
         self._own = OwnConnections(lambda: self.settings.dsn)
@@ -82,6 +95,13 @@ class App(Hookable, Looking, Scheduling):
             else:
                 self._loaded = self._settings if self._dsn is None else replace(self._settings, dsn=self._dsn)
         return self._loaded
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys for what is encrypted, its own or those of the settings; None: there are none."""
+        if self._keyring is None:
+            self._keyring = self.settings.keyring()
+        return self._keyring
 
     # The registry
 
@@ -114,6 +134,8 @@ class App(Hookable, Looking, Scheduling):
         - `keep_result`: what the function returns is stored as JSON with its job, at most 64 KiB
           (`max_result_bytes`), for `app.result(job)`. What cannot be stored is left out and warned of; the
           job completes all the same.
+        - `encrypt`: args, a kept result and the results of steps are stored encrypted, with the app's keys. Its names,
+          tags, metadata, keys and progress are not.
 
         Raises `ConfigurationError` for a function that cannot be a task or a name that is taken, and
         `InvalidOption`.
@@ -127,6 +149,8 @@ class App(Hookable, Looking, Scheduling):
                 **options,
                 limit=self._args_limit,
                 result_limit=self._result_limit,
+                keyring=lambda: self.keyring,
+                redaction=self._redacting,
                 namespace=namespace,
                 app_hooks=self.hooks,
                 overrides=self.providers.overrides,
@@ -160,6 +184,8 @@ class App(Hookable, Looking, Scheduling):
                 size=size,
                 wait=wait,
                 limit=self._args_limit,
+                keyring=lambda: self.keyring,
+                redaction=self._redacting,
                 namespace=namespace,
                 app_hooks=self.hooks,
                 overrides=self.providers.overrides,
@@ -186,11 +212,11 @@ class App(Hookable, Looking, Scheduling):
 
     def task_named(self, name: str) -> Task[..., Any]:
         """The task of that name. Raises `UnknownTask`."""
-        task = self._tasks.get(name)
+        task = self._tasks.get(name) if isinstance(name, str) else None
         if task is None:
             known = f"; it has {', '.join(self._tasks)}" if 0 < len(self._tasks) <= 20 else ""
             raise UnknownTask(
-                f"the app has no task {safe_repr(name)}{did_you_mean(str(name), self._tasks)}{known}"
+                f"the app has no task {safe_repr(name)}{did_you_mean(safe_text(name, 200), self._tasks)}{known}"
             )
         return task
 
@@ -305,6 +331,11 @@ class App(Hookable, Looking, Scheduling):
     def _result_limit(self) -> int:
         return self.settings.max_result_bytes
 
+    def _redacting(self) -> Redaction:
+        if self._redaction is None:
+            self._redaction = Redaction(self.settings.redact)
+        return self._redaction
+
     # Enqueueing without a connection of the caller's
 
     @overload
@@ -323,7 +354,7 @@ class App(Hookable, Looking, Scheduling):
         `task` is a task, or one with options: `app.enqueue(send_welcome.using(delay="3d"), user_id=7)`.
         Raises `MissingDSN`, `DatabaseUnavailable`, and what `Task.enqueue` raises.
         """
-        call = task.call(*args, **kwargs)
+        call = check_task(task).call(*args, **kwargs)
         with self._own.connection() as connection:
             job: Job = task.task.run_call(connection, call)
         return job
@@ -342,7 +373,7 @@ class App(Hookable, Looking, Scheduling):
     ) -> Job: ...
     async def enqueue_async(self, task: Enqueueable[Any], /, *args: Any, **kwargs: Any) -> Job:
         """`enqueue` for code in an event loop."""
-        call = task.call(*args, **kwargs)
+        call = check_task(task).call(*args, **kwargs)
         async with self._own.async_connection() as connection:
             job: Job = await task.task.run_call(connection, call)
         return job
@@ -358,8 +389,9 @@ class App(Hookable, Looking, Scheduling):
     def enqueue_many(self, target: Any, items: Any = None, /) -> Any:
         """Enqueues many jobs in the transaction of `target`, or without one in a transaction of its own.
 
-        Returns the jobs in the order of the items. Items are sent in calls of at most 5,000; all are checked
-        before the first is sent. With an async `target`, await what it returns.
+        Returns the jobs in the order of the items: at most 100,000, and 256 MiB of JSON. They are sent in calls of at
+        most 5,000; all are checked before the first is sent. With an async `target`, await what it returns. Raises
+        `InvalidOption`.
 
             app.enqueue_many(connection, [send_welcome.item(user_id=n) for n in range(100_000)])
         """

@@ -15,12 +15,15 @@ from pgqueue.error_text import safe_repr
 from pgqueue.errors import InvalidOption, UnusableConnection
 from pgqueue.job import Job
 from pgqueue.pools import OwnConnections
-from pgqueue.task import Enqueueable, Item
+from pgqueue.task import Enqueueable, Item, check_task
 
 P = ParamSpec("P")
 RunCall: TypeAlias = Callable[[Any, Call[Any]], Any]
 """`drivers.run`, or what traces it."""
 
+MAX_ITEMS = 100_000
+MAX_CHARACTERS = 256 * 1024 * 1024
+"""Bounds of one bulk: it is held in memory here, and is one transaction there."""
 BATCH_ITEMS = 5_000
 BATCH_CHARACTERS = 8 * 1024 * 1024
 """Bounds of one call of a bulk: what the server parses at once stays a few dozen megabytes."""
@@ -34,6 +37,7 @@ class Bulk:
         self._target = target
         self._run_call = run_call
         self._items: list[Item] = []
+        self._size = 0
         self.jobs: list[Job] = []
         """After the block: the jobs, in the order of the calls of `enqueue`."""
 
@@ -48,8 +52,16 @@ class Bulk:
     @overload
     def enqueue(self, task: Enqueueable[Callable[P, Any]], /, *args: P.args, **kwargs: P.kwargs) -> None: ...
     def enqueue(self, task: Enqueueable[Any], /, *args: Any, **kwargs: Any) -> None:
-        """Adds one job, checked now and enqueued at the end of the block. Raises `InvalidArgs`."""
-        self._items.append(task.item(*args, **kwargs))
+        """Adds one job, checked now and enqueued at the end of the block.
+
+        Raises `InvalidArgs`, and `InvalidOption` when it would be more than 100,000, or 256 MiB of JSON.
+        """
+        item = check_task(task).item(*args, **kwargs)
+        size = self._size + len(item.json)
+        if len(self._items) >= MAX_ITEMS or size > MAX_CHARACTERS:
+            raise _too_much(size)
+        self._size = size
+        self._items.append(item)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -89,14 +101,27 @@ class Bulk:
 
 
 def check_items(items: Iterable[Item]) -> list[Item]:
-    """All of the items, before any of them is sent."""
+    """All of the items, before any of them is sent. Raises `InvalidOption`."""
     if isinstance(items, str | bytes) or not isinstance(items, Iterable):
         raise InvalidOption(f"items: expected items made by task.item(…), got {safe_repr(items)}")
-    checked = list(items)
-    for index, item in enumerate(checked):
+    checked: list[Item] = []
+    size = 0
+    for index, item in enumerate(items):
         if type(item) is not Item:
             raise InvalidOption(f"items[{index}]: expected task.item(…), got {safe_repr(item)}")
+        size += len(item.json)
+        if index >= MAX_ITEMS or size > MAX_CHARACTERS:
+            raise _too_much(size)
+        checked.append(item)
     return checked
+
+
+def _too_much(size: int) -> InvalidOption:
+    told = f"{MAX_CHARACTERS:,} characters of JSON" if size > MAX_CHARACTERS else f"{MAX_ITEMS:,} jobs"
+    return InvalidOption(
+        f"items: more than {told}, which is the limit of one call: enqueue them in parts, which may be in one "
+        "transaction of yours"
+    )
 
 
 def send_items(

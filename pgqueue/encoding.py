@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from math import isfinite
@@ -29,6 +29,7 @@ MAX_DEPTH = 100
 """Levels of nesting that args may have."""
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_MINUTE = timedelta(minutes=1)
 _SCALARS = frozenset({bool, type(None), datetime, date, time, timedelta, UUID})
 
 
@@ -46,7 +47,7 @@ def encode_args(
 
     Raises `error`, which names the path from `root`, for what JSON or PostgreSQL cannot hold unchanged: NaN
     and infinity, NUL, lone surrogates, integers beyond signed 64 bit, bytes, sets, keys that are no
-    strings, cycles, more than 100 levels, and any other type.
+    strings, cycles, more than 100 levels, offsets from UTC of no whole minutes, and any other type.
 
     >>> encode_args({"user_id": 7, "tags": ("a", "b")})
     '{"user_id":7,"tags":["a","b"]}'
@@ -93,7 +94,7 @@ def _written(value: Any, depth: int, limit: int, root: str, error: type[InvalidJ
     except UnicodeEncodeError:
         raise error(_surrogate(value, depth, limit, root)) from None
     except Exception as unexpected:
-        raise error(f"{root}: cannot be written as JSON: {safe_text(unexpected, 300)}") from unexpected
+        raise error(f"{root}: cannot be written as JSON: {one_line(unexpected)}") from unexpected
     if len(data) > limit:
         raise error(f"{root}: {len(data):,} bytes of JSON, the limit is {limit:,} bytes")
     return text
@@ -102,8 +103,9 @@ def _written(value: Any, depth: int, limit: int, root: str, error: type[InvalidJ
 def _plain(value: Any, depth: int, left: int) -> int:
     """The fast look: how many of the `left` bytes remain at most when all of `value` is plain JSON, else -1.
 
-    -1 means nothing but: look again, with `_Look`. Text is not looked into. Raises `_TooLarge` when the values
-    are more than there are bytes left, which also stops a value that refers to one part of itself 2**90 times.
+    -1 means nothing but: look again, with `_Look`. Text is not looked into, and counts by half: what is a little too large
+    is written, to tell its size. Raises `_TooLarge` when the values are more than there are bytes left, which also stops
+    a value that refers to one part of itself 2**90 times, and a list of one large text, a million times.
     """
     kind = type(value)
     if depth >= MAX_DEPTH or (kind is not dict and kind is not list and kind is not tuple):
@@ -115,21 +117,28 @@ def _plain(value: Any, depth: int, left: int) -> int:
         for key in value:
             if type(key) is not str:
                 return -1
+        if depth:  # the outermost is there once
+            left -= sum(map(len, value)) >> 1
         value = value.values()
     for item in value:
         kind = type(item)
-        if kind is str or kind is bool or item is None:
-            continue
-        if kind is int:
+        if kind is str:
+            left -= len(item) >> 1
+        elif kind is int:
             if not _MIN_INT <= item <= _MAX_INT:
                 return -1
         elif kind is float:
             if item - item != 0:  # true for NaN and both infinities
                 return -1
+        elif kind is datetime or kind is time:
+            if item.tzinfo is not None and item.tzinfo is not UTC:
+                return -1
         elif kind not in _SCALARS:
             left = _plain(item, depth + 1, left)
             if left < 0:
                 return -1
+    if left < 0:
+        raise _TooLarge
     return left
 
 
@@ -167,6 +176,8 @@ class _Look:
         if self.budget < 0:
             raise _TooLarge
         if kind in _SCALARS:
+            if kind is datetime or kind is time:
+                self.zone(value)
             return
         if kind is str or (isinstance(value, str) and not isinstance(value, Enum)):
             self.text(value)
@@ -180,7 +191,7 @@ class _Look:
                 raise _Refused(f"{float(value)} is not JSON, numbers have to be finite")
         elif isinstance(value, Decimal):
             if not value.is_finite():
-                raise _Refused(f"Decimal {value} is not JSON, numbers have to be finite")
+                raise _Refused(f"Decimal {safe_text(value, 40)} is not JSON, numbers have to be finite")
         elif isinstance(value, bytes | bytearray | memoryview):
             raise _Refused(f"{kind.__name__} are not JSON: decode them to text, or to base64 of your own")
         elif isinstance(value, set | frozenset):
@@ -190,7 +201,7 @@ class _Look:
         elif isinstance(value, dict) or depth == 0:
             for key, item in value.items():
                 self.key(key)
-                self.inside(item, depth, f".{key}" if key.isidentifier() else f"[{safe_repr(key)}]")
+                self.inside(item, depth, _step(key))
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 self.inside(item, depth, f"[{index}]")
@@ -216,6 +227,18 @@ class _Look:
             self.at(dumped, depth)
         elif not _is_structured(kind) and not isinstance(value, UUID):
             raise _Refused(f"a value of type {type_name(kind)} cannot be stored as JSON")
+
+    def zone(self, value: datetime | time) -> None:
+        """JSON has offsets of whole minutes: the encoder leaves out seconds, which would move the time."""
+        if value.tzinfo is None:
+            return
+        offset = value.utcoffset()
+        if offset is None:
+            raise _Refused(f"{safe_repr(value)} has a time zone without an offset, which would be left out")
+        if offset % _MINUTE:
+            raise _Refused(
+                f"{safe_repr(value)} is {offset} off UTC, and JSON has whole minutes: convert it to UTC"
+            )
 
     def text(self, value: str) -> None:
         self.budget -= len(value)
@@ -245,6 +268,11 @@ def _surrogate(value: Any, depth: int, limit: int, root: str) -> str:
     except _Refused as refused:
         return f"{root}{refused.path()}: {refused.reason}"
     return f"{root}: a lone surrogate, which is no Unicode text"
+
+
+def _step(key: str) -> str:
+    """A key as a step of a path."""
+    return f".{key}" if len(key) <= 80 and str.isidentifier(key) else f"[{safe_repr(key)}]"
 
 
 def _is_structured(kind: type) -> bool:

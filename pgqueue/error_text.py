@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import linecache
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType, FrameType, TracebackType
@@ -34,13 +35,52 @@ def safe_text(value: object, limit: int = MAX_TEXT) -> str:
 
 
 def safe_repr(value: object, limit: int = 80) -> str:
-    """`repr(value)` under the same rules, for messages that show what was given."""
-    return _clean(_contained(repr, value), limit)
+    """`repr(value)` under the same rules, for messages that show what was given.
+
+    It is bounded in time, too: of containers and of long text only the beginning is looked at.
+
+    >>> safe_repr(10**400)
+    'an integer of 1329 bits'
+    """
+    if type(value) is int and value.bit_length() > 256:
+        return (
+            f"an integer of {value.bit_length()} bits"  # Python writes no integer of more than 4,300 digits
+        )
+    if type(value) is str or type(value) is bytes:
+        return _clean(repr(value[: limit + 1]), limit)
+    return _clean(_contained(_beginning if isinstance(value, _CONTAINERS) else repr, value), limit)
+
+
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
+def _beginning(container: object) -> str:
+    """Hazard: a list that holds another one twice, ninety levels deep, is small and its repr is endless."""
+    short = reprlib.Repr()
+    short.maxlevel = 4
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = short.maxfrozenset = 10
+    short.maxstring = short.maxother = short.maxlong = 100
+    return short.repr(container)
 
 
 def one_line(value: object, limit: int = 300) -> str:
     """`safe_text` with its lines joined: an error's message inside another one."""
     return " ".join(safe_text(value, limit).split())
+
+
+def plain(text: str) -> str:
+    """Text for a terminal or a log that people read: nothing in it moves the cursor, or turns what follows round.
+
+    Hazard: names, errors and log lines come from jobs, and may hold escape sequences and bidirectional controls.
+
+    >>> plain("a" + chr(27) + "[2J") == "a\\ufffd[2J"
+    True
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
 
 
 def _contained(read: Any, value: object) -> str:
@@ -97,51 +137,59 @@ def describe_error(error: BaseException) -> ErrorText:
     >>> describe_error(ValueError("no such card")).message
     'no such card'
     """
+    told = _contained(
+        str, error
+    )  # once: of a KeyError it is the repr of its key, which may be hundreds of megabytes
     try:
         frames = list(_frames(error.__traceback__))
-        text = "".join(_chain(error))
+        text = "".join(_chain(error, told=told))
         places = [f"{frame.f_globals.get('__name__')}:{frame.f_code.co_qualname}" for frame, _ in frames[-5:]]
     except BaseException as failed:  # noqa: BLE001 - an exception class may override anything; see _contained
         text = f"the traceback could not be written: {type_name(type(failed))}\n"
         places = []
     name = type_name(type(error))
     digest = hashlib.sha256("\n".join([name, *places]).encode("utf-8", "backslashreplace"))
-    return ErrorText(name, safe_text(error), _clean(text, MAX_TRACEBACK), digest.hexdigest()[:16])
+    return ErrorText(name, _clean(told, MAX_TEXT), _clean(text, MAX_TRACEBACK), digest.hexdigest()[:16])
 
 
 _OURS = ("pgqueue.worker", "pgqueue.invocation", "pgqueue.otel", "pgqueue.resources")
 _CHAIN, _GROUP, _HEAD, _TAIL = 8, 5, 5, 25
 
 
-def _chain(error: BaseException, seen: set[int] | None = None, indent: str = "") -> Iterator[str]:
-    """The error after its causes, oldest first as Python prints them; cycles and long chains are cut."""
+def _chain(
+    error: BaseException, seen: set[int] | None = None, indent: str = "", told: str | None = None
+) -> Iterator[str]:
+    """The error, whose own text is `told`, after its causes, oldest first as Python prints them.
+
+    Cycles and long chains are cut.
+    """
     seen = set() if seen is None else seen
     links: list[tuple[BaseException, str]] = []
     current: BaseException | None = error
-    told = ""
+    reason = ""
     while current is not None and id(current) not in seen and len(links) < _CHAIN:
         seen.add(id(current))
-        links.append((current, told))
+        links.append((current, reason))
         if current.__cause__ is not None:
-            current, told = current.__cause__, "The above exception was the direct cause of the following:"
+            current, reason = current.__cause__, "The above exception was the direct cause of the following:"
         elif not current.__suppress_context__:
-            current, told = current.__context__, "During the handling of the above exception came:"
+            current, reason = current.__context__, "During the handling of the above exception came:"
         else:
             current = None
     if current is not None:
         yield f"{indent}… earlier causes left out …\n\n"
     for link, reason in reversed(links):
-        yield from _one(link, seen, indent)
+        yield from _one(link, seen, indent, told if link is error else None)
         if reason:
             yield f"\n{indent}{reason}\n\n"
 
 
-def _one(error: BaseException, seen: set[int], indent: str) -> Iterator[str]:
+def _one(error: BaseException, seen: set[int], indent: str, told: str | None = None) -> Iterator[str]:
     frames = list(_frames(error.__traceback__))
     if frames:
         yield f"{indent}Traceback (most recent call last):\n"
     yield from _places([(frame.f_code, line) for frame, line in frames], indent)
-    message = safe_text(error, 2_000)
+    message = _clean(_contained(str, error) if told is None else told, 2_000)
     yield f"{indent}{type_name(type(error))}{': ' if message else ''}{message}\n"
     notes = getattr(error, "__notes__", None)
     for note in notes[:_GROUP] if isinstance(notes, list) else ():

@@ -21,6 +21,8 @@
     ├── NotPermitted                the database role lacks a right (42501)
     ├── UnknownWorker               the worker was declared dead; its jobs belong to others now
     ├── LeaseLost                   the claim has ended; whatever it says now is not recorded
+    ├── CannotDecrypt               sealed args or a sealed result that cannot be opened
+    │   └── UnknownKey              their key is not among the keys that are at hand
     ├── NoResult                    a job that was waited for gives no result
     │   ├── UnknownJob              there is no such job on record
     │   ├── NotFinished             it has not ended within the time
@@ -121,6 +123,14 @@ class UnknownWorker(PgqueueError):
 
 class LeaseLost(PgqueueError):
     """The claim has ended (rescued, released, cancelled): the result that came after it is dropped."""
+
+
+class CannotDecrypt(PgqueueError):
+    """What is stored encrypted cannot be opened: changed, moved to another task or queue, or sealed with another key."""
+
+
+class UnknownKey(CannotDecrypt):
+    """The key that sealed it is not in the keyring. The message names its id."""
 
 
 class TimedOut(PgqueueError, TimeoutError):

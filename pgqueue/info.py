@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from pgqueue.encryption import Keyring, is_sealed
 from pgqueue.job import JobState
 
 ENDED = frozenset({JobState.COMPLETED, JobState.CANCELLED, JobState.DEAD})
@@ -81,6 +82,16 @@ class JobInfo:
     def has_result(self) -> bool:
         """Whether a result is stored. Then `result` may still be None, for a handler that returned None."""
         return self._result is not None
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its result is stored encrypted, and has not been opened."""
+        return self._result is not None and is_sealed(self._result)
+
+    def opened(self, keyring: Keyring) -> JobInfo:
+        """The same with a result that can be read. Raises `CannotDecrypt`."""
+        assert self._result is not None
+        return replace(self, _result=keyring.open(self._result, "result", self.task, self.queue))
 
     @property
     def result(self) -> Any:

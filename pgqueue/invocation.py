@@ -30,10 +30,12 @@ class Handler(NamedTuple):
 
 
 def check(app: App) -> None:
-    """Raises `ConfigurationError` for the first task that could not be called: no provider, no middleware of its kind."""
+    """Raises `ConfigurationError` for the first task that could not be called: no provider, no middleware of its kind, no key."""
     resources = Resources(app.providers)
     for task in app.tasks.values():
         handler_of(app, task, resources)
+        if task.encrypt:
+            task.keyring()
 
 
 def handler_of(app: App, task: Task[..., Any], resources: Resources) -> Handler:
@@ -115,18 +117,21 @@ async def _within_scope(
     result: Any = None
     raised: BaseException | None = None
     trace: TracebackType | None = None
-    async with AsyncExitStack() as stack:
-        scope = JobScope(resources, ctx, stack, in_thread)
-        values = {name: await scope.value(kind) for name, kind in needs.items()}
-        try:
-            result = await call(values)
-        except BaseException as error:
-            raised, trace = error, error.__traceback__  # which a provider that catches it changes
-            raise
-    if raised is not None:
-        # A generator that caught it to clean up and forgot to raise: it does not decide that the job succeeded.
-        raise raised.with_traceback(trace)
-    return result
+    try:
+        async with AsyncExitStack() as stack:
+            scope = JobScope(resources, ctx, stack, in_thread)
+            values = {name: await scope.value(kind) for name, kind in needs.items()}
+            try:
+                result = await call(values)
+            except BaseException as error:
+                raised, trace = error, error.__traceback__  # which a provider that catches it changes
+                raise
+        if raised is not None:
+            # A generator that caught it to clean up and forgot to raise: it does not decide that the job succeeded.
+            raise raised.with_traceback(trace)
+        return result
+    finally:
+        raised = trace = None  # an exception and a frame that hold each other wait for the garbage collector
 
 
 def _bound(handler: Handler, ctx: Context[Any] | None, args: dict[str, Any]) -> Callable[[], Any]:

@@ -12,6 +12,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from pgqueue.error_text import safe_repr
+
 
 class JobState(StrEnum):
     """The seven states. A job is in exactly one; completed and cancelled share the history."""
@@ -238,9 +240,10 @@ def seconds(value: Any, *, name: str) -> float:
     elif isinstance(value, bool):
         number = None
     elif isinstance(value, int | float):
-        number = float(value) if value <= MAX_DELAY else math.inf  # an integer may be too large for a float
-    elif isinstance(value, str):
-        text = value.strip()
+        # an integer may be too large for a float
+        number = float(value) if -MAX_DELAY <= value <= MAX_DELAY else math.inf
+    elif isinstance(value, str) and len(value) <= 100:
+        text = str.strip(value)
         for unit in ("ms", "s", "m", "h", "d", "w"):
             if text.endswith(unit):
                 try:
@@ -250,8 +253,8 @@ def seconds(value: Any, *, name: str) -> float:
                     continue
     if number is None:
         raise InvalidOption(
-            f"{name}: expected seconds, a timedelta or text such as '90s' or '5m', got {value!r}"
+            f"{name}: expected seconds, a timedelta or text such as '90s' or '5m', got {safe_repr(value)}"
         )
     if not 0 <= number <= MAX_DELAY:  # false for NaN too
-        raise InvalidOption(f"{name}: expected between 0 and 10 years, got {value!r}")
+        raise InvalidOption(f"{name}: expected between 0 and 10 years, got {safe_repr(value)}")
     return number

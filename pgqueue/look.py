@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pgqueue import calls
 from pgqueue.drivers import run
-from pgqueue.errors import JobCancelled, JobFailed, ResultNotKept
+from pgqueue.errors import JobCancelled, JobFailed, ResultNotKept, UnknownKey
 from pgqueue.info import Event, JobInfo
 from pgqueue.job import Job, JobState, seconds
 from pgqueue.pools import OwnConnections
 from pgqueue.retry import Duration
 
 if TYPE_CHECKING:
+    from pgqueue.encryption import Keyring
     from pgqueue.settings import Settings
     from pgqueue.waiting import Ears
 
@@ -31,23 +32,27 @@ class Looking:
         @property
         def settings(self) -> Settings: ...
 
+        @property
+        def keyring(self) -> Keyring | None: ...
+
     def job(self, job: Job | int, /) -> JobInfo | None:
         """What has become of a job: its state, attempts, progress, result; None when it is not on record.
 
             info = app.job(4711)
             info.state, info.attempt, info.progress.fraction, info.result
 
-        Its args are not told. Raises `MissingDSN` and `DatabaseUnavailable`.
+        Its args are not told. Raises `MissingDSN`, `DatabaseUnavailable`, and `CannotDecrypt` for a result that is
+        encrypted with a key that is not here.
         """
         with self._own.connection() as connection:
             infos = run(connection, calls.look([_id(job)]))
-        return infos[0] if infos else None
+        return self._opened(infos[0]) if infos else None
 
     async def job_async(self, job: Job | int, /) -> JobInfo | None:
         """`job` for code in an event loop."""
         async with self._own.async_connection() as connection:
             infos = await run(connection, calls.look([_id(job)]))
-        return infos[0] if infos else None
+        return self._opened(infos[0]) if infos else None
 
     def wait(self, job: Job | int, /, timeout: Duration | None = None) -> JobInfo:
         """Waits until a job has ended, whatever the end, and returns what has become of it.
@@ -65,8 +70,8 @@ class Looking:
         with self._own.connection() as connection:
             info = waiting.found(id, run(connection, calls.look([id])))
         if info.has_ended:
-            return info
-        return waiting.wait(self._own, id, deadline, listens=self.settings.wake != "poll")
+            return self._opened(info)
+        return self._opened(waiting.wait(self._own, id, deadline, listens=self.settings.wake != "poll"))
 
     async def wait_async(self, job: Job | int, /, timeout: Duration | None = None) -> JobInfo:
         """`wait` for code in an event loop. All who wait in one loop share a connection."""
@@ -76,9 +81,11 @@ class Looking:
         async with self._own.async_connection() as connection:
             info = waiting.found(id, await run(connection, calls.look([id])))
         if info.has_ended:
-            return info
-        return await waiting.wait_async(
-            self._own, self._ears(), id, deadline, listens=self.settings.wake != "poll"
+            return self._opened(info)
+        return self._opened(
+            await waiting.wait_async(
+                self._own, self._ears(), id, deadline, listens=self.settings.wake != "poll"
+            )
         )
 
     def result(self, job: Job | int, /, timeout: Duration | None = None) -> Any:
@@ -123,6 +130,17 @@ class Looking:
             place=place,
             listens=lambda: self.settings.wake != "poll",
         )
+
+    def _opened(self, info: JobInfo) -> JobInfo:
+        """With a result that can be read. Raises `CannotDecrypt`."""
+        if not info.is_sealed:
+            return info
+        if self.keyring is None:
+            raise UnknownKey(
+                f"job {info.id}: the result of task {info.task} is encrypted, and there is no key here: set "
+                "PGQUEUE_ENCRYPTION_KEYS, or give App(keyring=…)"
+            )
+        return info.opened(self.keyring)
 
     def _ears(self) -> Ears:
         from pgqueue.waiting import Ears

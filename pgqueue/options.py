@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
 import msgspec
 
 from pgqueue.encoding import encode_args
-from pgqueue.error_text import did_you_mean, safe_repr
+from pgqueue.error_text import did_you_mean, one_line, safe_repr, type_name
 from pgqueue.errors import ConfigurationError, InvalidOption
 from pgqueue.job import seconds
 from pgqueue.middleware import Middleware
@@ -60,6 +60,7 @@ class TaskOptions(TypedDict, total=False):
     max_jobs_per_child: int | None
     on_crash: OnCrash
     middleware: Sequence[Middleware]
+    encrypt: bool
 
 
 class JobOptions(TypedDict, total=False):
@@ -103,7 +104,9 @@ class Options:
         """Options out of what a user gave; None is not given. Raises `InvalidOption`."""
         for name in given:
             if name not in _CHECKS:
-                raise InvalidOption(f"{name}: there is no such option{did_you_mean(name, _CHECKS)}")
+                raise InvalidOption(
+                    f"{one_line(name, 100)}: there is no such option{did_you_mean(name, _CHECKS)}"
+                )
         return cls(**{name: _CHECKS[name](name, value) for name, value in given.items() if value is not None})
 
     def merged(self, later: Options) -> Options:
@@ -214,11 +217,13 @@ def check_timeout(name: str, value: Any) -> float:
 def check_executor(task: str, given: Any, *, is_async: bool) -> Executor:
     """Where the handler of `task` runs; None: where its kind does by default. Raises `ConfigurationError`."""
     default: Executor = "async" if is_async else "thread"
-    if given is None or given == default:
+    if given is None:
         return default
-    if given not in get_args(Executor):
+    if not isinstance(given, str) or given not in get_args(Executor):
         choices = " or ".join(map(repr, ("process", default)))
         raise ConfigurationError(f"task {task}: executor has to be {choices}, got {safe_repr(given)}")
+    if given == default:
+        return default
     if is_async:
         raise ConfigurationError(
             f"task {task}: an async function runs in the event loop, executor={given!r} is for a sync one. Make it "
@@ -251,7 +256,7 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_on_crash(name: str, value: Any) -> OnCrash:
-    if value not in get_args(OnCrash):
+    if not isinstance(value, str) or value not in get_args(OnCrash):
         raise InvalidOption(f"{name}: expected 'retry' or 'dead', got {safe_repr(value)}")
     return cast(OnCrash, value)
 
@@ -267,13 +272,21 @@ def check_priority(name: str, value: Any) -> int:
 
 
 def _check_run_at(name: str, value: Any) -> str:
-    if not isinstance(value, datetime) or value.utcoffset() is None:
+    if not isinstance(value, datetime) or not _has_offset(name, value):
         raise InvalidOption(f"{name}: expected a datetime with a time zone, got {safe_repr(value)}")
     if value.year not in _YEARS:
         raise InvalidOption(
             f"{name}: expected a year from {_YEARS[0]} to {_YEARS[-1]}, got {value.isoformat()}"
         )
     return value.astimezone(UTC).isoformat()
+
+
+def _has_offset(name: str, value: datetime) -> bool:
+    try:
+        return value.utcoffset() is not None
+    except Exception as error:
+        told = f"{type_name(type(error))}: {one_line(error)}"
+        raise InvalidOption(f"{name}: its time zone raised {told}") from error
 
 
 def check_retry(name: str, value: Any) -> RetryPolicy:
@@ -306,7 +319,7 @@ def _check_metadata(name: str, value: Any) -> str:
 
 
 def check_permanent(given: Any) -> tuple[type[BaseException], ...]:
-    kinds = (given,) if isinstance(given, type) else tuple(given)
+    kinds = (given,) if isinstance(given, type) or not isinstance(given, Iterable) else tuple(given)
     for kind in kinds:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise InvalidOption(f"permanent: expected exception types, got {safe_repr(kind)}")

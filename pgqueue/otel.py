@@ -38,7 +38,7 @@ from pgqueue.batch import BatchJob
 from pgqueue.calls import ENQUEUE, ENQUEUE_MANY, Call
 from pgqueue.context import Context
 from pgqueue.drivers import is_async, run
-from pgqueue.error_text import describe_error, one_line
+from pgqueue.error_text import ErrorText, describe_error, one_line
 from pgqueue.errors import TimedOut
 from pgqueue.job import Cancel, Job, Retry, Snooze
 from pgqueue.options import DEFAULT_QUEUE
@@ -67,13 +67,14 @@ def instrument(app: App, *, tracer_provider: TracerProvider | None = None) -> No
     `tracer_provider` is where the spans go; by default the global one, also when it is set up later. In a process that
     takes part in no trace nothing is stored with a job. Instrumented again, an app goes by the latest provider.
     """
-    app.trace_with(_Tracing(tracer_provider))
+    app.trace_with(_Tracing(app, tracer_provider))
 
 
 class _Tracing:
     """A `pgqueue.tracing.Tracing`."""
 
-    def __init__(self, provider: TracerProvider | None):
+    def __init__(self, app: App, provider: TracerProvider | None):
+        self._app = app
         self._provider = provider
         self._tracer = trace.get_tracer("pgqueue", __version__, tracer_provider=provider)
 
@@ -128,6 +129,7 @@ class _Tracing:
         told = _process(ctx.task, ctx.queue)
         told |= {"messaging.message.id": str(ctx.id), "pgqueue.attempt": ctx.attempt}
         sent = _context_of(ctx.headers)
+        hide = partial(self._hidden, ctx.task, [ctx])
         span = self._start(ctx.task, sent, _links([(ctx.id, sent)]), told)
         with _as_current(span, trace.set_span_in_context(span, sent)):
             try:
@@ -138,14 +140,20 @@ class _Tracing:
                 if stop in _STOPPED:
                     span.set_attribute("pgqueue.outcome", _STOPPED[stop])
                 elif stop is None:
-                    _record(span, error)  # the handler's own
+                    _record(span, error, hide)  # the handler's own
                 else:
                     late = TimedOut("the attempt took longer than its timeout")
                     _record(span, late.with_traceback(error.__traceback__))
                 raise
             except BaseException as error:
-                _end(span, error)
+                _end(span, error, hide)
                 raise
+
+    def _hidden(self, task: str, jobs: Iterable[Any], told: ErrorText) -> ErrorText:
+        """An error without what is not to be shown of the args of these jobs (a `Context`, or those of a batch)."""
+        for job in jobs:
+            told = self._app.task_named(task).redact(told, job._job.args)
+        return told
 
     def around_batch(
         self, task: str, function: Callable[..., Any], /, *, is_async: bool
@@ -179,7 +187,7 @@ class _Tracing:
                     _record(span, error)
                 raise
             except BaseException as error:
-                _end(span, error)
+                _end(span, error, partial(self._hidden, task, jobs))
                 raise
 
     def _start(self, task: str, sent: contexts.Context, links: Sequence[Link], told: Attributes) -> Span:
@@ -311,20 +319,22 @@ def _links(sent: Iterable[tuple[int, contexts.Context]]) -> list[Link]:
 # Endings --------------------------------------------------------------------------------------------
 
 
-def _end(span: Span, error: BaseException) -> None:
+def _end(span: Span, error: BaseException, hide: Callable[[ErrorText], ErrorText]) -> None:
     """Notes what a handler raised."""
     for kind, outcome in _NO_ERRORS.items():
         if isinstance(error, kind):
             span.set_attribute("pgqueue.outcome", outcome)
             return
-    _record(span, error)
+    _record(span, error, hide)
 
 
-def _record(span: Span, error: BaseException) -> None:
+def _record(
+    span: Span, error: BaseException, hide: Callable[[ErrorText], ErrorText] = lambda told: told
+) -> None:
     """Notes an error, as text that can be stored: an exception's own `str` may raise, and the SDK would call it."""
     if not span.is_recording():
         return
-    told = describe_error(error)
+    told = hide(describe_error(error))
     span.add_event(
         "exception",
         {

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pgqueue.drivers import translate
+from pgqueue import calls
+from pgqueue.drivers import run, translate
+from pgqueue.dsn import redact_dsn
 from pgqueue.error_text import one_line
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, MissingDSN
-from pgqueue.settings import redact_dsn
 
 if TYPE_CHECKING:
     import psycopg
@@ -170,11 +171,17 @@ class OwnConnections:
             raise ConfigurationError(f"dsn: {redact_dsn(dsn)} cannot be read by libpq{told}") from None
 
     def _probe(self) -> None:
-        """Connects once. A pool retries in the background and only says that it waited; this says why."""
+        """Connects once. A pool retries in the background and only says that it waited; this says why.
+
+        A schema that does not serve this release is refused here, before data is touched.
+        """
         import psycopg
 
         try:
-            psycopg.connect(self._conninfo(), connect_timeout=int(POOL_TIMEOUT)).close()
+            with psycopg.connect(
+                self._conninfo(), autocommit=True, connect_timeout=int(POOL_TIMEOUT)
+            ) as connection:
+                run(connection, calls.protocol()).check()
         except psycopg.Error as error:
             if mapped := translate(error):
                 raise mapped from error

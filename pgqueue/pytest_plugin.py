@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def pgqueue_dsn() -> Iterator[str]:
     """DSN of a database with pgqueue's schema: PGQUEUE_TEST_DATABASE_URL, else a PostgreSQL of this run's own."""
     from pgqueue import migrate
+    from pgqueue.dsn import normalize_dsn
     from pgqueue.errors import NoServer
-    from pgqueue.settings import normalize_dsn
 
     if configured := os.environ.get("PGQUEUE_TEST_DATABASE_URL"):
         dsn = normalize_dsn(configured)

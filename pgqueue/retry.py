@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import structlog
 
+from pgqueue.error_text import safe_repr
 from pgqueue.errors import InvalidOption
 from pgqueue.job import seconds
 
@@ -30,24 +31,15 @@ DEFAULT_ATTEMPTS = 5
 def check_attempts(value: Any, name: str = "attempts") -> int:
     """`value` when it is a number of attempts that a job can have; raises `InvalidOption` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_ATTEMPTS:
-        raise InvalidOption(f"{name}: expected an integer from 1 to {MAX_ATTEMPTS}, got {_short(value)}")
-    return value
+        raise InvalidOption(f"{name}: expected an integer from 1 to {MAX_ATTEMPTS}, got {safe_repr(value)}")
+    return int(value)
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
     # false for NaN too
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidOption(f"{name}: expected a number from {low} to {high}, got {_short(value)}")
+        raise InvalidOption(f"{name}: expected a number from {low} to {high}, got {safe_repr(value)}")
     return float(value)
-
-
-def _short(value: object) -> str:
-    text = (
-        f"{type(value).__name__} of {value.bit_length()} bits"
-        if isinstance(value, int) and abs(value) > 2**64
-        else repr(value)
-    )
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 class RetryPolicy(ABC):
@@ -256,7 +248,9 @@ class Custom(RetryPolicy):
         attempts: int = DEFAULT_ATTEMPTS,
     ):
         if not callable(function):
-            raise InvalidOption(f"function: expected a function of (attempt, error), got {function!r}")
+            raise InvalidOption(
+                f"function: expected a function of (attempt, error), got {safe_repr(function)}"
+            )
         object.__setattr__(self, "function", function)
         object.__setattr__(self, "attempts", check_attempts(attempts))
 
@@ -303,7 +297,7 @@ def from_json(stored: Mapping[str, Any]) -> RetryPolicy:
     kind = values.pop("kind", None)
     policy = _KINDS.get(kind) if isinstance(kind, str) else None
     if policy is None:
-        raise InvalidOption(f"retry: the kind has to be one of {', '.join(_KINDS)}, got {kind!r}")
+        raise InvalidOption(f"retry: the kind has to be one of {', '.join(_KINDS)}, got {safe_repr(kind)}")
     try:
         return policy(**values)
     except TypeError as error:

@@ -169,7 +169,7 @@ class Schedule:
 
     def stored(self) -> dict[str, Any]:
         """The arguments of `pgqueue.schedule()` but the name; `args` and `options` are JSON text."""
-        return {**self.row, **self.rule.stored()}
+        return {**self.task.sealed_row(self.row), **self.rule.stored()}
 
     def __str__(self) -> str:
         return f"schedule {self.name} of task {self.task.task.name}, {self.rule}"

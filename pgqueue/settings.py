@@ -19,8 +19,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pgqueue.dsn import normalize_dsn, redact_dsn
+from pgqueue.encryption import Keyring, read_keys
+from pgqueue.error_text import one_line, plain, safe_repr, type_name
 from pgqueue.errors import ConfigurationError, InvalidOption
 from pgqueue.job import seconds
+from pgqueue.redaction import DEFAULT_NAMES
 
 ENVIRONMENT_PREFIX = "PGQUEUE_"
 
@@ -29,7 +33,7 @@ ENVIRONMENT_PREFIX = "PGQUEUE_"
 class Settings:
     """What can be configured. Durations are seconds here, and may be written as "25s" or "5m" anywhere.
 
-    Raises `ConfigurationError` when values contradict each other.
+    Raises one `ConfigurationError` for all values that are out of range, or that contradict each other.
     """
 
     dsn: str | None = field(default=None, repr=False)
@@ -66,6 +70,10 @@ class Settings:
     """Where a worker answers /metrics, /livez, /readyz and /health over HTTP: 1 to 65,535, or 0 for a port that is free; None: it does not."""
     metrics_host: str = "0.0.0.0"
     """The address that it listens on for these; every one of IPv4 unless told otherwise."""
+    encryption_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Keys for what is encrypted, `id:base64` each (`pgqueue keys generate`): the first one seals, all of them open."""
+    redact: tuple[str, ...] = DEFAULT_NAMES
+    """Names of args, `*` for anything, whose values are kept out of what pgqueue prints, logs and stores of errors; "none": no name."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """Log lines of the command: JSON unless stderr is a terminal, or one of the two."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -79,8 +87,28 @@ class Settings:
         parts = [queue.partition(":") for queue in self.queues]
         return {name: int(limit) if limit else None for name, _, limit in parts}
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Every setting but `sources`, without a secret: the DSN has no password, of the keys there are the ids."""
+        values = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "sources"}
+        values["dsn"] = self.dsn and redact_dsn(self.dsn)
+        values["encryption_keys"] = tuple(read_keys(self.encryption_keys))
+        return values
+
+    def keyring(self) -> Keyring | None:
+        """The keys of `encryption_keys`; None: there are none. Raises `ConfigurationError`."""
+        return Keyring(read_keys(self.encryption_keys)) if self.encryption_keys else None
+
     def __post_init__(self) -> None:
-        if wrong := [*contradictions(self)]:
+        wrong = []
+        for name, read in _READERS.items():
+            value = getattr(self, name)
+            if value is not None or type(self).__dataclass_fields__[name].default is not None:
+                try:
+                    object.__setattr__(self, name, read(value))  # frozen for all but the constructor
+                except ValueError as error:
+                    wrong.append(f"{name}: {error}")
+        if wrong := wrong or contradictions(self):
             raise _refused(wrong)
 
 
@@ -107,24 +135,24 @@ def contradictions(settings: Settings) -> list[str]:
 
 def _integer(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
-        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9_]{1,12}\s*", value):
+        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,12}(_[0-9]{1,12})*\s*", value[:30]):
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"expected an integer from {low:,} to {high:,}, got {_shown(value)}")
-        return value
+        return int(value)
 
     return read
 
 
 def _duration(low: float, high: float) -> Callable[[Any], float]:
     def read(value: Any) -> float:
-        if isinstance(value, str) and re.fullmatch(r"\s*[0-9.]{1,20}\s*", value):
-            value += "s"  # the environment and flags know text alone
         if not isinstance(value, str | int | float | timedelta) or isinstance(value, bool):
             raise ValueError(f"expected a duration such as 25 or '25s', got {_shown(value)}")
+        # the environment and flags know text alone
+        is_number = isinstance(value, str) and re.fullmatch(r"\s*[0-9.]{1,20}\s*", value)
         try:
-            number = seconds(value, name="")
-        except (InvalidOption, OverflowError) as error:
+            number = seconds(f"{value}s" if is_number else value, name="")
+        except InvalidOption as error:
             raise ValueError(f"expected a duration such as 25 or '25s', got {_shown(value)}") from error
         if not low <= number <= high:
             raise ValueError(f"expected from {low:g} to {high:g} seconds, got {_shown(value)}")
@@ -149,7 +177,7 @@ def _queues(value: Any) -> tuple[str, ...]:
         raise ValueError(f"expected a list of queues such as email:20,default, got {_shown(value)}")
     for queue in value:
         name, colon, limit = queue.partition(":") if isinstance(queue, str) else ("", "", "")
-        if not 1 <= len(name) <= 100 or re.search(r"""[\x00-\x1f\x7f-\x9f*'"`\\]""", name):
+        if not 1 <= len(name) <= 100 or re.search(r"""[\x00-\x1f\x7f-\x9f\ud800-\udfff*'"`\\]""", name):
             raise ValueError(
                 f"{_shown(queue)} is no queue: 1 to 100 characters without quotes, * and controls"
             )
@@ -157,6 +185,35 @@ def _queues(value: Any) -> tuple[str, ...]:
             raise ValueError(
                 f"{_shown(queue)}: expected a limit of at least 1 after the colon, such as email:20"
             )
+    return tuple(value)
+
+
+def _encryption_keys(value: Any) -> tuple[str, ...]:
+    lines = _lines(value)
+    if lines is None:  # what was given is not repeated: it may be a key
+        raise ValueError(f"expected a list of keys, id:base64 each, got {type(value).__name__}")
+    try:
+        read_keys(lines)
+    except ConfigurationError as error:
+        raise ValueError(str(error).removeprefix("encryption_keys: ")) from error
+    return lines
+
+
+def _redact(value: Any) -> tuple[str, ...]:
+    names = _lines(value)
+    if names is None or any(not 1 <= len(name) <= 100 for name in names):
+        raise ValueError(
+            f"expected a list of names of args such as *password*,card_number, got {_shown(value)}"
+        )
+    return () if names == ("none",) else names
+
+
+def _lines(value: Any) -> tuple[str, ...] | None:
+    """A list of texts, or one text with commas; None: neither."""
+    if isinstance(value, str):
+        value = [part for part in map(str.strip, value.split(",")) if part]
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        return None
     return tuple(value)
 
 
@@ -192,6 +249,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "block_threshold": _duration(0, 3_600),
     "metrics_port": _integer(0, 65_535),
     "metrics_host": _host,
+    "encryption_keys": _encryption_keys,
+    "redact": _redact,
     "log_format": _choice("auto", "json", "console"),
     "log_level": _choice("debug", "info", "warning", "error"),
 }
@@ -216,7 +275,7 @@ def load_settings(**overrides: Any) -> Settings:
     given.update(_from_environment(wrong))
     for name, value in overrides.items():
         if name not in _READERS:
-            wrong.append(f"{name}: no such setting{_did_you_mean(name)}")
+            wrong.append(f"{one_line(name, 100)}: no such setting{_did_you_mean(name)}")
         elif value is not None:
             given[name] = (value, "flag")
 
@@ -270,7 +329,7 @@ def _from_environment(wrong: list[str]) -> dict[str, tuple[Any, str]]:
             found[name] = (value, variable)
         elif hint := _did_you_mean(name, 0.8, ENVIRONMENT_PREFIX):
             # Others are none of ours to judge: Kubernetes sets PGQUEUE_PORT for a service named pgqueue.
-            wrong.append(f"{variable}: no such setting{hint}")
+            wrong.append(f"{one_line(variable, 100)}: no such setting{hint}")
     return found
 
 
@@ -284,7 +343,7 @@ def _from_file(wrong: list[str]) -> dict[str, tuple[Any, str]]:
         if name in _READERS:
             given[name] = (value, str(path))
         else:
-            wrong.append(f"{name}: no such setting{_did_you_mean(name)} ({path})")
+            wrong.append(f"{one_line(name, 100)}: no such setting{_did_you_mean(name)} ({path})")
     return given
 
 
@@ -300,7 +359,8 @@ def _file() -> tuple[Path, dict[str, Any]] | None:
             return path, _toml(path)
         path = folder / "pyproject.toml"
         if path.is_file() and b"pgqueue" in _bytes(path):
-            table = _toml(path).get("tool", {}).get("pgqueue")
+            tools = _toml(path).get("tool")
+            table = tools.get("pgqueue") if isinstance(tools, dict) else None
             if isinstance(table, dict):
                 return path, table
     return None
@@ -316,7 +376,7 @@ def _bytes(path: Path) -> bytes:
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(_bytes(path).decode())
-    except ValueError as error:  # TOML or UTF-8; neither message quotes a value
+    except (ValueError, RecursionError) as error:  # TOML or UTF-8; neither message quotes a value
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from error
 
 
@@ -330,55 +390,9 @@ def _did_you_mean(name: str, cutoff: float = 0.6, prefix: str = "") -> str:
 
 
 def _shown(value: Any) -> str:
-    text = redact_dsn(value) if isinstance(value, str) and "://" in value else repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
-
-
-# DSNs --------------------------------------------------------------------------------------------------
-
-
-def normalize_dsn(dsn: str) -> str:
-    """The DSN as libpq reads it: SQLAlchemy's and asyncpg's spellings of the scheme become `postgresql://`.
-
-    Raises `ValueError`, without the DSN's password, for what is none.
-
-    >>> normalize_dsn("postgresql+asyncpg://app@db/app")
-    'postgresql://app@db/app'
-    """
-    dsn = dsn.strip()
-    if "\0" in dsn:
-        raise ValueError("a DSN cannot hold the character NUL")
-    scheme, separator, rest = dsn.partition("://")
-    if separator and re.fullmatch(r"[A-Za-z0-9+.-]+", scheme):
-        if not re.fullmatch(r"postgres(ql)?(\+[a-z0-9_]+)?", scheme.lower()):
-            raise ValueError(f"{scheme}:// is no PostgreSQL, expected postgresql://user@host/name")
-        return f"postgresql://{rest}"
-    if "=" not in dsn:
-        raise ValueError("expected postgresql://user@host/name or key=value pairs such as host=db dbname=app")
-    return dsn
-
-
-def redact_dsn(dsn: str) -> str:
-    """The DSN for people: passwords become `***`. What cannot be understood is hidden rather than shown.
-
-    >>> redact_dsn("postgresql://app:secret@db/app?sslmode=require")
-    'postgresql://app:***@db/app?sslmode=require'
-    >>> redact_dsn("host=db user=app password='top secret'")
-    'host=db user=app password=***'
-    """
-    scheme, separator, rest = dsn.partition("://")
-    if separator and re.fullmatch(r"\s*[A-Za-z0-9+.-]+", scheme):
-        # The last @, since a password may hold one that nobody escaped.
-        login, at, place = rest.rpartition("@")
-        user, colon, _ = login.partition(":")
-        if not at:  # a login without a host looks like a host with a port that is no number
-            place = re.sub(r"^([^/?:\[]*):(?!\d*(?:[,/?]|$))[^/?]*", r"\1:***", place)
-        place = re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)[^=&]*=)[^&]*", r"\1***", place)
-        return f"{scheme}://{user}{colon and ':***'}{at}{place}"
-    if "=" not in dsn:
-        return "***"
-    return re.sub(
-        r"(?i)(\w*(?:password|secret|token)\w*\s*=\s*)(?:'(?:[^'\\]|\\.)*(?:'|$)|(?:[^\s\\]|\\.)*)",
-        r"\1***",
-        dsn,
-    )
+    """What was given. It may be a DSN in the wrong place: no password is shown, and of a list nothing."""
+    if isinstance(value, str) and ("://" in value or "=" in value):
+        return plain(one_line(redact_dsn(value), 80))
+    if value is None or isinstance(value, str | int | float | timedelta):
+        return safe_repr(value)
+    return f"a value of type {type_name(type(value))}"

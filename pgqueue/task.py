@@ -28,8 +28,9 @@ from pgqueue.calls import Call
 from pgqueue.context import Context
 from pgqueue.drivers import AsyncTarget, SyncTarget, run
 from pgqueue.encoding import MAX_ARGS_BYTES, MAX_RESULT_BYTES, encode_args
-from pgqueue.error_text import safe_repr
-from pgqueue.errors import ConfigurationError
+from pgqueue.encryption import Keyring, Kind, is_sealed
+from pgqueue.error_text import ErrorText, safe_repr
+from pgqueue.errors import ConfigurationError, InvalidOption
 from pgqueue.hooks import Enqueued, Hookable, Hooks, args_of, tell_enqueued
 from pgqueue.job import Job
 from pgqueue.middleware import Middleware, check_middleware
@@ -52,6 +53,7 @@ from pgqueue.options import (
     check_unique,
 )
 from pgqueue.parameters import PROVIDED, Parameters, connection_type
+from pgqueue.redaction import Redaction
 from pgqueue.retry import DEFAULT_RETRY, Duration, RetryPolicy, check_attempts
 from pgqueue.unique import DerivedKey, Unique
 
@@ -95,6 +97,11 @@ class Enqueueable(Generic[F]):
         """Makes the unique key of a job out of its args; None: there is none, or the same for all."""
         if unique is not None and "unique_key" not in self._row:
             parameters = task.parameters
+            if task.encrypt and not callable(unique.key):
+                raise InvalidOption(
+                    f"unique: task {task.name} encrypts its args, and a key that is made of them could be read: "
+                    "give one that may be, Unique(key=…), or using(unique_key=…)"
+                )
             self._key = DerivedKey(
                 unique, task.name, names=parameters.names, defaults=task.defaults, decode=parameters.decode
             )
@@ -104,6 +111,13 @@ class Enqueueable(Generic[F]):
             **({"options": msgspec.Raw(self._row["options"].encode())} if "options" in self._row else {}),
         }
         self._prefix = msgspec.json.encode(told).decode()[:-1] + ',"args":'
+
+    def _stored(self, encoded: str, *, repeatable: bool = False) -> str:
+        """Args as they are stored: sealed, when the task says so."""
+        task = self.task
+        if not task.encrypt:
+            return encoded
+        return task.seal(encoded, "args", self._row.get("queue", DEFAULT_QUEUE), repeatable=repeatable)
 
     def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         task, parameters = self.task, self.task.parameters
@@ -123,7 +137,7 @@ class Enqueueable(Generic[F]):
         """The enqueue as a value, to be run with `pgqueue.drivers.run`. Raises `InvalidArgs`."""
         encoded = self._encoded(args, kwargs)
         row = self._row if self._key is None else {**self._row, "unique_key": self._key.of(encoded)}
-        call = calls.enqueue(args=encoded, **row)
+        call = calls.enqueue(args=self._stored(encoded), **row)
         if (tell := self._teller(encoded)) is None:
             return call
 
@@ -137,12 +151,16 @@ class Enqueueable(Generic[F]):
     def row(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """What an enqueue with these args hands to `calls.enqueue`, without a key that is made of them.
 
-        For those who enqueue later. No settings are read: the args may take what they may by default. Raises
-        `InvalidArgs`.
+        For those who enqueue later: `sealed_row` makes of it what is stored. No settings are read: the args may take
+        what they may by default. Raises `InvalidArgs`.
         """
         encoded = encode_args(args, limit=MAX_ARGS_BYTES)
         self.task.parameters.check(encoded)
         return {**self._row, "args": encoded}
+
+    def sealed_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row as it is stored, the same each time. Raises `ConfigurationError` where a key is needed and there is none."""
+        return {**row, "args": self._stored(row["args"], repeatable=True)}
 
     def _teller(self, encoded: str) -> Callable[[Job], None] | None:
         """What tells the hooks of `enqueued` of a job with these args; None when there are none."""
@@ -168,12 +186,11 @@ class Enqueueable(Generic[F]):
     def item(self, /, *args: Any, **kwargs: Any) -> Item:
         """One job for `app.enqueue_many`. Raises `InvalidArgs`."""
         encoded = self._encoded(args, kwargs)
+        stored = self._stored(encoded)
         if self._key is not None:
             key = msgspec.json.encode(self._key.of(encoded)).decode()
-            return Item(
-                self.task.name, f'{self._prefix}{encoded},"unique_key":{key}}}', self._teller(encoded)
-            )
-        return Item(self.task.name, f"{self._prefix}{encoded}}}", self._teller(encoded))
+            return Item(self.task.name, f'{self._prefix}{stored},"unique_key":{key}}}', self._teller(encoded))
+        return Item(self.task.name, f"{self._prefix}{stored}}}", self._teller(encoded))
 
     @overload
     def enqueue(
@@ -211,6 +228,15 @@ class Enqueueable(Generic[F]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.task.name}>"
+
+
+def check_task(given: Enqueueable[Any]) -> Enqueueable[Any]:
+    """A task, with options or without, if it is one. Raises `InvalidOption`."""
+    if not isinstance(given, Enqueueable):
+        raise InvalidOption(
+            f"task: expected a task, which @app.task makes, got {safe_repr(given)}; app.task_named(…) finds one by its name"
+        )
+    return given
 
 
 class BoundTask(Enqueueable[Callable[P, R]], Generic[P, R]):
@@ -264,13 +290,16 @@ class Task(BoundTask[P, R], Hookable):
         max_jobs_per_child: int | None = None,
         on_crash: OnCrash = "retry",
         middleware: Sequence[Middleware] = (),
+        encrypt: bool = False,
         app_hooks: Hooks | None = None,
         overrides: Mapping[Any, Any] | None = None,
         limit: Callable[[], int] | None = None,
         result_limit: Callable[[], int] | None = None,
+        keyring: Callable[[], Keyring | None] | None = None,
+        redaction: Callable[[], Redaction] = Redaction,
         namespace: Mapping[str, Any] | None = None,
     ):
-        """`limit` gives the most bytes that args may take, by default 1 MiB, `result_limit` a kept result, by default 64 KiB; `namespace` holds names that annotations may use; `app_hooks` are told beside the task's own; `overrides` is what is provided when the task is called in a test."""
+        """`limit` gives the most bytes that args may take, by default 1 MiB, `result_limit` a kept result, by default 64 KiB; `keyring` the keys for what it encrypts; `redaction` what is not shown of its args; `namespace` holds names that annotations may use; `app_hooks` are told beside the task's own; `overrides` is what is provided when the task is called in a test."""
         if inspect.isclass(function) or not callable(function) or not hasattr(function, "__name__"):
             raise ConfigurationError(f"@app.task goes on a function, got {safe_repr(function)}")
         self.name: str = check_name("name", function.__name__ if name is None else name, 200)
@@ -323,6 +352,10 @@ class Task(BoundTask[P, R], Hookable):
         self.decode: Callable[[str], dict[str, Any]] = self.parameters.decode
         """The keyword arguments for `function` out of a job's args; raises `InvalidArgs` when they do not fit."""
         self.limit: Callable[[], int] = limit or (lambda: MAX_ARGS_BYTES)
+        self.encrypt: bool = bool(encrypt)
+        """Whether its args, results and steps are stored encrypted."""
+        self._keyring = keyring or (lambda: None)
+        self._redaction = redaction
         self.keep_result: bool = bool(keep_result)
         """Whether what the function returns is stored with its job."""
         self.result_limit: Callable[[], int] = result_limit or (lambda: MAX_RESULT_BYTES)
@@ -338,6 +371,37 @@ class Task(BoundTask[P, R], Hookable):
 
     def _parameters(self, function: Callable[..., Any], namespace: Mapping[str, Any] | None) -> Parameters:
         return Parameters(self.name, function, namespace)
+
+    @property
+    def may_be_sealed(self) -> bool:
+        """Whether what a worker claims for it may be sealed, or look like an argument that it takes."""
+        return self.encrypt or self.parameters.names is None or self._keyring() is not None
+
+    def keyring(self) -> Keyring:
+        """The keys for what it encrypts. Raises `ConfigurationError` when there are none."""
+        keyring = self._keyring()
+        if keyring is None:
+            raise ConfigurationError(
+                f"task {self.name} encrypts its args, and there is no key: set PGQUEUE_ENCRYPTION_KEYS to what "
+                "`pgqueue keys generate` prints, or give App(keyring=…)"
+            )
+        return keyring
+
+    def seal(self, text: str, kind: Kind, queue: str, *, repeatable: bool = False) -> str:
+        """JSON text of a job of this task as it is stored: sealed when the task encrypts, else as it is."""
+        if not self.encrypt:
+            return text
+        return self.keyring().seal(text, kind, self.name, queue, repeatable=repeatable)
+
+    def unseal(self, text: str, kind: Kind, queue: str) -> str:
+        """Stored JSON text of a job of this task, readable. Raises `CannotDecrypt`."""
+        if not is_sealed(text):
+            return text
+        return self.keyring().open(text, kind, self.name, queue)
+
+    def redact(self, told: ErrorText, args: str) -> ErrorText:
+        """An error of a job with these args (JSON text) without the values that are not to be shown."""
+        return self._redaction().error(told, args, every=self.encrypt)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Runs the function itself; nothing is enqueued, and no middleware is called.

@@ -83,9 +83,9 @@ class Unique:
             raise InvalidOption("unique.args, unique.key: only one of the two can be given")
         if self.key is not None and not callable(self.key):
             self._keep(key=check_key("unique.key", self.key))
-        if self.scope is not None and self.scope not in get_args(Scope):
+        if self.scope is not None and not _is_one_of(self.scope, Scope):
             raise InvalidOption(f"unique.scope: expected {_either(Scope)}, got {safe_repr(self.scope)}")
-        if self.on_conflict not in get_args(OnConflict):
+        if not _is_one_of(self.on_conflict, OnConflict):
             raise InvalidOption(
                 f"unique.on_conflict: expected {_either(OnConflict)}, got {safe_repr(self.on_conflict)}"
             )
@@ -218,6 +218,10 @@ def _span(name: str, given: Any) -> float:
     if span < MIN_PERIOD:
         raise InvalidOption(f"{name}: expected at least {MIN_PERIOD} s, got {safe_repr(given)}")
     return span
+
+
+def _is_one_of(given: Any, choices: Any) -> bool:
+    return isinstance(given, str) and given in get_args(choices)  # what is no text may not even be compared
 
 
 def _either(choices: Any) -> str:

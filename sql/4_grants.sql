@@ -27,7 +27,7 @@ begin
         to pgqueue_producer, pgqueue_worker, pgqueue_admin;
     grant execute on function
         pgqueue.register, pgqueue.queue_settings, pgqueue.hold_session, pgqueue.heartbeat,
-        pgqueue.claim, pgqueue.forget_claim, pgqueue.complete, pgqueue.complete_with_results, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
+        pgqueue.claim, pgqueue.forget_claim, pgqueue.forget_unheld, pgqueue.complete, pgqueue.complete_with_results, pgqueue.fail, pgqueue.snooze, pgqueue.release, pgqueue.lack_task,
         pgqueue.step_result, pgqueue.record_step, pgqueue.note, pgqueue.note_progress, pgqueue.note_reports, pgqueue.end_cancelled, pgqueue.end_expired, pgqueue.cancel_requests,
         pgqueue.fall_asleep, pgqueue.writers, pgqueue.wake_up,
         pgqueue.upkeep, pgqueue.rescue, pgqueue.crashed_jobs, pgqueue.promote, pgqueue.prove_floors, pgqueue.retain, pgqueue.drop_day, pgqueue.trim_history, pgqueue.count_depths, pgqueue.roll_up, pgqueue.summarize_history,
@@ -35,7 +35,8 @@ begin
         to pgqueue_worker, pgqueue_admin;
     grant execute on function
         pgqueue.cancel, pgqueue.cancel_matching, pgqueue.retry, pgqueue.delete_jobs, pgqueue.replay, pgqueue.discard, pgqueue.find_dead, pgqueue.find_jobs, pgqueue.job_record, pgqueue.find_waiting, pgqueue.pause, pgqueue.resume, pgqueue.set_queue, pgqueue.count_queue, pgqueue.stats, pgqueue.lane_heads, pgqueue.stop_workers,
-        pgqueue.schedule, pgqueue.unschedule, pgqueue.pause_schedule, pgqueue.resume_schedule, pgqueue.run_schedule, pgqueue.schedule_record
+        pgqueue.schedule, pgqueue.unschedule, pgqueue.pause_schedule, pgqueue.resume_schedule, pgqueue.run_schedule, pgqueue.schedule_record,
+        pgqueue.count_sealed, pgqueue.find_sealed, pgqueue.reseal
         to pgqueue_admin;
     grant select on all tables in schema pgqueue_bi to pgqueue_monitor, pgqueue_admin;
     grant select on pgqueue_bi.health to pgqueue_worker;  -- the leader tells the hooks of alerts

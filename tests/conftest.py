@@ -6,24 +6,55 @@
     database     DSN of a fresh database for this test, removed afterwards with whoever is connected
     connection   a psycopg connection to it, in autocommit
 
+With PGQUEUE_TEST_POOLER=pgbouncer every database is reached through a PgBouncer in transaction mode, by tests and workers
+alike, which are not told of it (`make pooled`); a test marked `needs_session` says why it cannot run there.
+
 Crash tests that stop or kill the server start one of their own (`pgqueue.embedded.EmbeddedServer`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 
 from tests.support import Databases
+from tests.support.pgbouncer import PgBouncer
 
 _SETTINGS = {"max_prepared_transactions": "10", "max_connections": "200", "max_wal_size": "256MB"}
 _MEMORY = Path("/dev/shm")
+POOLED = os.environ.get("PGQUEUE_TEST_POOLER") == "pgbouncer"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_session(why): cannot run behind a transaction pooler")
+    if POOLED:
+        # What an application behind a transaction pooler has to do too: a statement that was prepared in one
+        # session is unknown to the next.
+        for kind in (psycopg.Connection, psycopg.AsyncConnection):
+            _defaults(kind.connect)["prepare_threshold"] = None
+        _defaults(asyncpg.connect)["statement_cache_size"] = 0
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    """What the keyword arguments of a function are when they are not given."""
+    found: dict[str, Any] = getattr(function, "__func__", function).__kwdefaults__
+    return found
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if POOLED:
+        for item in items:
+            if (marker := item.get_closest_marker("needs_session")) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"behind a transaction pooler: {marker.args[0]}"))
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +83,20 @@ def _fast_folder() -> Path | None:
 @pytest.fixture(scope="session")
 def databases(server: str) -> Iterator[Databases]:
     """Makes databases with pgqueue's schema."""
-    made = Databases(server)
-    yield made
-    made.close()
+    with pooler(server) as way:
+        made = Databases(server, way)
+        yield made
+        made.close()
+
+
+@contextlib.contextmanager
+def pooler(server: str) -> Iterator[Callable[[str], str] | None]:
+    """The way to a database by its name, where there is a pooler before the server."""
+    if not POOLED:
+        yield None
+        return
+    with PgBouncer(server) as bouncer:
+        yield bouncer.dsn_for
 
 
 @pytest.fixture

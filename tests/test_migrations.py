@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import importlib.util
 import json
 import re
 import shutil
@@ -32,6 +31,7 @@ from pgqueue.errors import (
 )
 from pgqueue.migrate import revisions, upgrading
 from tests.support import Databases, wait_until
+from tests.upgrades.release import freeze
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", "-c", "from pgqueue.cli import main; main()"]
@@ -77,17 +77,6 @@ def outdated(later: Path, empty: str, monkeypatch: pytest.MonkeyPatch) -> str:
         earlier.setattr(revisions, "root", lambda: later.parents[2] / "before")
         migrate.upgrade(empty)
     return empty
-
-
-def freeze(root: Path, *arguments: str) -> int:
-    """Runs the freeze script of the tree at `root`; returns its exit code."""
-    spec = importlib.util.spec_from_file_location("freeze", root / "migrations" / "freeze.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    code: int = script.main(list(arguments))
-    return code
 
 
 def dump(dsn: str) -> str:

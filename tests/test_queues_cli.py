@@ -66,6 +66,7 @@ def test_the_list_has_jobs_workers_and_settings(connection: Session, pgqueue: In
 
 def test_a_queue_is_paused_and_resumed(connection: Session, pgqueue: Invoke) -> None:
     assert pgqueue("queues", "pause", "mail").stderr == (
+        "until now no queue 'mail' is known: it has neither jobs, nor workers, nor settings\n"
         "mail is paused: pgqueue queues resume starts it again\n"
     )
     (row,) = rows(connection, "queues")

@@ -32,6 +32,7 @@ from pgqueue.errors import (
     UnknownTask,
     UnusableConnection,
 )
+from pgqueue.settings import Settings
 from pgqueue.testing import (
     EndlessDrain,
     assert_enqueued,
@@ -961,6 +962,7 @@ NOT_MOVED = {
     "waiters",
     "floor_proofs",
     "leadership",
+    "recovery_seen",
     "queues",
     # schedules have a kit of their own: tick(…)
     "schedules",
@@ -1228,3 +1230,20 @@ def test_in_a_running_loop_handlers_are_performed_async() -> None:
 
     asyncio.run(test())
     assert seen == ["Ada", (1, False)]
+
+
+def test_args_that_are_stored_encrypted_are_compared_as_they_were_given(
+    connection: psycopg.Connection,
+) -> None:
+    app = pgqueue.App(settings=Settings(), keyring=pgqueue.Keyring({"test": b"k" * 32}))
+
+    @app.task(encrypt=True)
+    def pay(card: str) -> str:
+        return card
+
+    pay.enqueue(connection, card="4111")
+    (job,) = assert_enqueued(connection, pay, args={"card": "4111"})
+    assert job.args == {"card": "4111"}
+    refute_enqueued(connection, pay, args={"card": "5500"})
+    assert enqueued(connection, "pay")[0].args.keys() == {"pgqueue.encrypted"}
+    assert perform(pay, card="4111") == "4111"

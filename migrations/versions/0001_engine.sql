@@ -21,7 +21,7 @@ create function pgqueue.protocol(out newest integer, out oldest integer)
 language sql immutable parallel safe
 return (1, 1);
 comment on function pgqueue.protocol() is
-'The range of protocols that this schema serves. Every worker and producer asks it once, before it touches data.';
+'The range of protocols that this schema serves. Whoever opens a connection of its own asks it before it touches data, a worker again every ten seconds.';
 
 -- sql/1_tables/10_ready_jobs.sql
 -- ready: may be claimed now.
@@ -534,10 +534,20 @@ create table pgqueue.leadership (
 ) with (fillfactor = 50);
 insert into pgqueue.leadership (supervisor_id, led_at, resumed_at) values (0, '-infinity', '-infinity');
 
+-- Empty when the server has recovered since a round was last led: from a crash, or as a standby that was promoted. Then commits
+-- may have been forgotten, and no session holds a lock. An unlogged table is the one thing that every recovery leaves a trace in,
+-- and the trace is seen without any right, on every provider's server.
+create unlogged table pgqueue.recovery_seen (
+    seen_at timestamptz not null
+);
+
+comment on table  pgqueue.recovery_seen is 'One row, unlogged: no recovery of the server since then. Empty: one that nobody has taken notice of.';
+comment on column pgqueue.recovery_seen.seen_at is 'When the leader took notice of it.';
+
 comment on table  pgqueue.leadership is 'One row: who led the last round of upkeep.';
 comment on column pgqueue.leadership.supervisor_id is 'The supervisor that led it; 0: nobody yet, or it has resigned.';
 comment on column pgqueue.leadership.led_at is 'When.';
-comment on column pgqueue.leadership.resumed_at is 'When rounds began again after a gap in which nobody could beat: leases count from then.';
+comment on column pgqueue.leadership.resumed_at is 'When rounds began again after a gap in which nobody could beat, or after the server recovered: leases count from then.';
 comment on column pgqueue.leadership.one is 'Always true: there is one row.';
 
 -- sql/1_tables/35_waiters.sql
@@ -939,7 +949,8 @@ comment on sequence pgqueue.audit_id_seq is 'The ids of pgqueue.audit.';
 -- sql/2_functions/operator/cancel.sql
 -- Cancels jobs in any state. One that waits or is dead is cancelled at once; one that runs is asked for, its worker told.
 -- Called by operators and producers, in their transaction.
--- Locks: the jobs' rows, those of running_jobs in the order in which they lie, as endings do. Index: the primary keys.
+-- Locks: the jobs' rows table by table, by id, those of running_jobs in the order in which they lie, as endings do; then those of
+-- free_keys (sql/README.md: the order of locks). Index: the primary keys.
 --
 -- A job moves while it is looked for, forwards and back; so the tables are looked through again for what was not found.
 -- The row of a running job is locked while the request is written: an ending that came first is seen here, and one
@@ -960,6 +971,7 @@ declare
     asked bigint[];
     all_asked bigint[] := '{}';
     held_keys jsonb;
+    held_now jsonb;
 begin
     for round in 1 .. 3 loop
         exit when cardinality(missing) = 0;
@@ -971,45 +983,43 @@ begin
             delete from pgqueue.ready_jobs as j where j.id = any (missing)
             returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
                       j.unique_key, j.options
-        ), blocked as (
-            delete from pgqueue.blocked_jobs as j where j.id = any (missing)
-            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
-                      j.unique_key, j.options
         ), dead as (
             delete from pgqueue.dead_letters as j where j.id = any (missing)
             returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
                       j.unique_key, j.options, j.worker_id, j.claimed_at
+        ), blocked as (
+            delete from pgqueue.blocked_jobs as j where j.id = any (missing)
+            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                      j.unique_key, j.options
         ), gone as (
             select s.*, null::bigint as worker_id, null::timestamptz as claimed_at, true as holds_key from scheduled as s
             union all
             select r.*, null, null, true from ready as r
             union all
-            select b.*, null, null, false from blocked as b
-            union all
             select d.*, false from dead as d
+            union all
+            select b.*, null, null, false from blocked as b
         ), history as (
             insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane,
                                                attempt, max_attempts, crashes, queue, task, state, args, unique_key,
                                                options, reason)
             select g.id, g.worker_id, g.run_at, g.created_at, g.claimed_at, clock_timestamp(), today, g.lane, g.attempt,
-                   g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, cancel.reason
+                   g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, coalesce(cancel.reason, 'cancelled')
               from gone as g
         ), answered as (
             delete from pgqueue.cancel_requests as c where c.job_id = any (missing) and c.job_id in (select g.id from gone as g)
         )
         select coalesce(array_agg(g.id), '{}'), jsonb_agg(jsonb_build_array(g.task, g.unique_key, g.id))
                    filter (where g.holds_key and g.unique_key is not null)
-          into ended, held_keys from gone as g;
-        if held_keys is not null then
-            perform pgqueue.free_keys(held_keys, with_periods => true);
-        end if;
+          into ended, held_now from gone as g;
+        held_keys := coalesce(held_keys || held_now, held_now, held_keys);
         return query select e.id, 'cancelled' from unnest(ended) as e (id);
         with running as (
             select r.id, r.worker_id, r.lease from pgqueue.running_jobs as r
              where r.id = any (missing) order by r.ctid for update
         ), requested as (
             insert into pgqueue.cancel_requests (job_id, worker_id, lease, requested_at, reason)
-            select r.id, r.worker_id, r.lease, clock_timestamp(), cancel.reason from running as r
+            select r.id, r.worker_id, r.lease, clock_timestamp(), coalesce(cancel.reason, 'cancelled') from running as r
             on conflict (job_id) do update
                set worker_id = excluded.worker_id, lease = excluded.lease, requested_at = excluded.requested_at,
                    reason = excluded.reason
@@ -1023,6 +1033,9 @@ begin
         all_ended := all_ended || ended;
         all_asked := all_asked || asked;
     end loop;
+    if held_keys is not null then  -- when no job is waited for any more
+        perform pgqueue.free_keys(held_keys, with_periods => true);
+    end if;
     if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
         perform pgqueue.tell_waiters(all_ended);
     end if;
@@ -1054,9 +1067,10 @@ begin
             hint = 'Give at least one of of_queue, of_task, of_tag, of_state, created_after, created_before, of_fingerprint and of_args.';
     end if;
     if of_state is not null and of_state not in ('scheduled', 'ready', 'blocked', 'running') then
-        raise exception using errcode = 'PQ001', message = format('of_state: %L is not one that can be cancelled', left(of_state, 40)),
+        raise exception using errcode = 'PQ001', message = format('of_state: %s is not one that can be cancelled', pgqueue.as_given(of_state)),
             hint = 'scheduled, ready, blocked or running. Dead letters are discarded.';
     end if;
+    perform pgqueue.reject_search('max_jobs', max_jobs, of_args);
     chosen := array(
         select j.id
           from (select s.id, s.queue, s.task, s.created_at, s.args, s.options, 'scheduled' as state from pgqueue.scheduled_jobs as s
@@ -1087,13 +1101,14 @@ comment on function pgqueue.cancel_matching(text, text, text, text, text, intege
 -- sql/2_functions/operator/delete_jobs.sql
 -- Deletes jobs in any state but running, with their failures, reports and steps: nothing of them is left. Called by
 -- operators; who wants a record of the end cancels or discards instead.
--- Locks: the jobs' rows, by id, as cancel does; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
+-- Locks: the jobs' rows, by id, as cancel does, those of finished_jobs in the order in which they lie; those of free_keys. Index: the primary keys, finished_jobs_by_id, job_failures_by_job, job_reports_by_job.
 --
 -- As in cancel: a job moves while it is looked for, so the tables are looked through again for what was not found.
 create function pgqueue.delete_jobs(ids bigint[])
 returns table (id bigint, outcome text)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_custom_plan set max_parallel_workers_per_gather = 0
+set synchronize_seqscans = off
 as $$
 #variable_conflict use_column
 declare
@@ -1103,14 +1118,15 @@ declare
     gone bigint[] := '{}';
     running bigint[] := '{}';
     held_keys jsonb;
+    held_now jsonb;
 begin
     for round in 1 .. 3 loop
         exit when cardinality(missing) = 0;
         -- Whatever the plan below, in the order of cancel and discard: table by table, by id.
         perform from pgqueue.scheduled_jobs as j where j.id = any (missing) order by j.id for update;
         perform from pgqueue.ready_jobs as j where j.id = any (missing) order by j.id for update;
-        perform from pgqueue.blocked_jobs as j where j.id = any (missing) order by j.id for update;
         perform from pgqueue.dead_letters as j where j.id = any (missing) order by j.id for update;
+        perform from pgqueue.blocked_jobs as j where j.id = any (missing) order by j.id for update;
         with scheduled as (
             delete from pgqueue.scheduled_jobs as j where j.id = any (missing) returning j.id, j.task, j.unique_key
         ), ready as (
@@ -1133,10 +1149,8 @@ begin
         )
         select array(select w.id from waited as w), array(select d.id from dead as d union all select f.id from finished as f),
                (select jsonb_agg(jsonb_build_array(w.task, w.unique_key, w.id)) from waited as w where w.unique_key is not null)
-          into unfinished, gone_now, held_keys;
-        if held_keys is not null then
-            perform pgqueue.free_keys(held_keys, with_periods => true);
-        end if;
+          into unfinished, gone_now, held_now;
+        held_keys := coalesce(held_keys || held_now, held_now, held_keys);
         if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
             perform pgqueue.tell_waiters(unfinished);
         end if;
@@ -1144,6 +1158,9 @@ begin
         running := running || array(select r.id from pgqueue.running_jobs as r where r.id = any (missing));
         missing := array(select m.id from unnest(missing) as m (id) where m.id <> all (gone || running) order by m.id);
     end loop;
+    if held_keys is not null then  -- when no job is waited for any more
+        perform pgqueue.free_keys(held_keys, with_periods => true);
+    end if;
     delete from pgqueue.job_failures as f where f.job_id = any (gone);
     delete from pgqueue.job_reports as r where r.job_id = any (gone);
     delete from pgqueue.job_steps as s where s.job_id = any (gone);
@@ -1201,6 +1218,7 @@ set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_
 as $$
 #variable_conflict use_column
 begin
+    perform pgqueue.reject_search('max_rows', max_rows, of_args);
     return query
     select d.id, d.queue, d.task, (d.lane / 2)::smallint, d.reason, d.error, d.message, d.attempt, d.max_attempts, d.crashes,
            d.created_at, d.died_at, d.args, d.unique_key, d.options, d.errors, d.fingerprint
@@ -1240,9 +1258,10 @@ declare
     found_here bigint[];
 begin
     if not wanted <@ '{scheduled,ready,blocked,running,completed,cancelled,dead}'::text[] then
-        raise exception using errcode = 'PQ001', message = format('of_states: %s', left(wanted::text, 80)),
+        raise exception using errcode = 'PQ001', message = format('of_states: %s: not all of them are states', pgqueue.as_given(wanted::text, 80)),
             hint = 'scheduled, ready, blocked, running, completed, cancelled, dead.';
     end if;
+    perform pgqueue.reject_search('max_rows', max_rows, of_args);
     if of_fingerprint is not null then
         failed := array(select distinct f.job_id from pgqueue.job_failures as f where f.fingerprint = of_fingerprint);
     end if;
@@ -1348,6 +1367,7 @@ set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_
 as $$
 #variable_conflict use_column
 begin
+    perform pgqueue.reject_search('max_rows', max_rows, null);
     return query
     (select r.id, 'ready', r.queue, r.task, (r.lane / 2)::smallint, r.attempt, r.max_attempts, r.created_at, r.run_at,
             extract(epoch from r.run_at - clock_timestamp())::double precision, r.args, r.unique_key, r.options
@@ -1412,7 +1432,7 @@ begin
         raise exception using errcode = 'PQ001', message = format('until: %s is not ahead', until),
             hint = 'Without until the queue is paused until somebody resumes it.';
     end if;
-    perform pgqueue.reject_job('-', '{}', pause.queue, 5, null, null, 1, null, null, null);
+    perform pgqueue.reject_job('-', '{}', coalesce(pause.queue, ''), 5, null, null, 1, null, null, null);
     insert into pgqueue.queues as q (name, paused_at, resumes_at) values (pause.queue, now(), until)
     on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at), resumes_at = excluded.resumes_at;
     perform pgqueue.audited('pause', pause.queue, details => jsonb_build_object('until', until));
@@ -1453,6 +1473,11 @@ begin
                              jsonb_typeof(case when jsonb_typeof(new_args) <> 'object' then new_args else changed_args end)),
             hint = 'Name each argument: {"user_id": 7}.';
     end if;
+    if changed_args is not null and exists (select from pgqueue.dead_letters as d
+                                             where d.id = any (replay.ids) and d.args ? 'pgqueue.encrypted') then
+        raise exception using errcode = 'PQ003', message = 'replay: some of these jobs have encrypted args, which cannot be changed one by one',
+            hint = 'Give all args anew, encrypted: pgqueue dead replay ID --args JSON, where the keys are.';
+    end if;
     for letter in
         select d.id, d.task, d.queue,
                case when d.options #> '{unique, period}' is null then d.unique_key end as unique_key
@@ -1479,6 +1504,152 @@ begin
 end $$;
 comment on function pgqueue.replay(bigint[], jsonb, jsonb) is
 'Makes dead letters ready again, attempts from 0. Returns the ids that were replayed; the others are no dead letters, or their unique_key is held. new_args: instead of their args; changed_args: these of them, the others stay.';
+
+-- sql/2_functions/operator/reseal.sql
+-- How much is sealed with which key: args, kept results and steps of tasks that encrypt (pgqueue/encryption.py).
+-- Called by operators: keys list, and keys rotate, before an old key is thrown away.
+-- Locks: none. Index: none; it reads every job, the history too.
+create function pgqueue.count_sealed()
+returns table (place text, key_id text, sealed bigint)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+    select s.place, split_part(s.value ->> 'pgqueue.encrypted', '.', 2) as key_id, count(*) as sealed
+      from (select 'ready' as place, r.args as value from pgqueue.ready_jobs as r
+            union all select 'scheduled', w.args from pgqueue.scheduled_jobs as w
+            union all select 'blocked', b.args from pgqueue.blocked_jobs as b
+            union all select 'running', a.args from pgqueue.running_jobs as a
+            union all select 'dead', d.args from pgqueue.dead_letters as d
+            union all select 'schedules', c.args from pgqueue.schedules as c
+            union all select 'steps', t.result from pgqueue.job_steps as t
+            union all select 'finished', f.args from pgqueue.finished_jobs as f
+            union all select 'results', f.result from pgqueue.finished_jobs as f) as s
+     where s.value ? 'pgqueue.encrypted'
+     group by 1, 2 order by 1, 2;
+$$;
+comment on function pgqueue.count_sealed() is
+'How many args, results and steps are encrypted with which key, by place: ready, scheduled, blocked, running, dead, schedules, steps, finished (args of the history), results. Reads every job.';
+
+-- What is sealed with another key than `newest`, in the order of ids (of a schedule: names), behind the last one seen.
+-- Called by operators: keys rotate. Places: ready, scheduled, blocked, dead, schedules, steps.
+-- Locks: none. Index: the primary keys.
+create function pgqueue.find_sealed(
+    place text, newest text, after_id bigint default 0, after_name text default '', max_rows integer default 500
+) returns table (id bigint, name text, task text, queue text, value jsonb)
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+begin
+    case place
+        when 'ready' then
+            return query select r.id, '', r.task, r.queue, r.args from pgqueue.ready_jobs as r
+             where r.id > after_id and r.args ? 'pgqueue.encrypted'
+               and split_part(r.args ->> 'pgqueue.encrypted', '.', 2) is distinct from newest order by r.id limit greatest(max_rows, 0);
+        when 'scheduled' then
+            return query select s.id, '', s.task, s.queue, s.args from pgqueue.scheduled_jobs as s
+             where s.id > after_id and s.args ? 'pgqueue.encrypted'
+               and split_part(s.args ->> 'pgqueue.encrypted', '.', 2) is distinct from newest order by s.id limit greatest(max_rows, 0);
+        when 'blocked' then
+            return query select b.id, '', b.task, b.queue, b.args from pgqueue.blocked_jobs as b
+             where b.id > after_id and b.args ? 'pgqueue.encrypted'
+               and split_part(b.args ->> 'pgqueue.encrypted', '.', 2) is distinct from newest order by b.id limit greatest(max_rows, 0);
+        when 'dead' then
+            return query select d.id, '', d.task, d.queue, d.args from pgqueue.dead_letters as d
+             where d.id > after_id and d.args ? 'pgqueue.encrypted'
+               and split_part(d.args ->> 'pgqueue.encrypted', '.', 2) is distinct from newest order by d.id limit greatest(max_rows, 0);
+        when 'schedules' then
+            return query select 0::bigint, s.name, s.task, s.queue, s.args from pgqueue.schedules as s
+             where s.name > after_name collate "C" and s.args ? 'pgqueue.encrypted'
+               and split_part(s.args ->> 'pgqueue.encrypted', '.', 2) is distinct from newest order by s.name limit greatest(max_rows, 0);
+        when 'steps' then
+            return query select t.job_id, t.name, j.task, j.queue, t.result
+              from pgqueue.job_steps as t
+              join lateral (select r.task, r.queue from pgqueue.ready_jobs as r where r.id = t.job_id
+                            union all select s.task, s.queue from pgqueue.scheduled_jobs as s where s.id = t.job_id
+                            union all select a.task, a.queue from pgqueue.running_jobs as a where a.id = t.job_id
+                            union all select d.task, d.queue from pgqueue.dead_letters as d where d.id = t.job_id) as j on true
+             where (t.job_id, t.name) > (after_id, after_name collate "C") and t.result ? 'pgqueue.encrypted'
+               and split_part(t.result ->> 'pgqueue.encrypted', '.', 2) is distinct from newest order by t.job_id, t.name limit greatest(max_rows, 0);
+        else
+            raise exception using errcode = 'PQ001', message = format('place: there is nothing to seal anew in %s', pgqueue.as_given(place)),
+                hint = 'One of ready, scheduled, blocked, dead, schedules, steps.';
+    end case;
+end $$;
+comment on function pgqueue.find_sealed(text, text, bigint, text, integer) is
+'What is encrypted with another key than the newest, in one place: ready, scheduled, blocked, dead, schedules or steps; at most max_rows, behind after_id and after_name.';
+
+-- Puts what was sealed with the newest key in the place of what was sealed with an older one, where that is still there.
+-- Called by operators: keys rotate. `items`: a JSON array of {id, name, old, new}, as find_sealed has given them.
+-- Locks: the rows that nobody else holds; the others stay as they are, for the next round. Index: the primary keys.
+create function pgqueue.reseal(place text, items jsonb)
+returns integer language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    resealed integer;
+    wrong text;
+begin
+    if items is null or jsonb_typeof(items) <> 'array' then
+        raise exception using errcode = 'PQ001', message = 'items: expected a JSON array',
+            hint = 'Of objects {id, name, old, new}; old is what pgqueue.find_sealed gave.';
+    end if;
+    case place
+        when 'ready' then
+            with free as (
+                select r.id, g.new from pgqueue.ready_jobs as r
+                  join jsonb_to_recordset(items) as g (id bigint, old jsonb, new jsonb) on g.id = r.id and g.old = r.args
+                 where g.new ? 'pgqueue.encrypted' order by r.id for update of r skip locked)
+            update pgqueue.ready_jobs as r set args = f.new from free as f where f.id = r.id;
+        when 'scheduled' then
+            with free as (
+                select s.id, g.new from pgqueue.scheduled_jobs as s
+                  join jsonb_to_recordset(items) as g (id bigint, old jsonb, new jsonb) on g.id = s.id and g.old = s.args
+                 where g.new ? 'pgqueue.encrypted' order by s.id for update of s skip locked)
+            update pgqueue.scheduled_jobs as s set args = f.new from free as f where f.id = s.id;
+        when 'blocked' then
+            with free as (
+                select b.id, g.new from pgqueue.blocked_jobs as b
+                  join jsonb_to_recordset(items) as g (id bigint, old jsonb, new jsonb) on g.id = b.id and g.old = b.args
+                 where g.new ? 'pgqueue.encrypted' order by b.id for update of b skip locked)
+            update pgqueue.blocked_jobs as b set args = f.new from free as f where f.id = b.id;
+        when 'dead' then
+            with free as (
+                select d.id, g.new from pgqueue.dead_letters as d
+                  join jsonb_to_recordset(items) as g (id bigint, old jsonb, new jsonb) on g.id = d.id and g.old = d.args
+                 where g.new ? 'pgqueue.encrypted' order by d.id for update of d skip locked)
+            update pgqueue.dead_letters as d set args = f.new from free as f where f.id = d.id;
+        when 'schedules' then
+            with free as (
+                select s.name, g.new from pgqueue.schedules as s
+                  join jsonb_to_recordset(items) as g (name text, old jsonb, new jsonb) on g.name = s.name and g.old = s.args
+                 where g.new ? 'pgqueue.encrypted' order by s.name for update of s skip locked)
+            update pgqueue.schedules as s set args = f.new from free as f where f.name = s.name;
+        when 'steps' then
+            with free as (
+                select t.job_id, t.name, g.new from pgqueue.job_steps as t
+                  join jsonb_to_recordset(items) as g (id bigint, name text, old jsonb, new jsonb)
+                    on g.id = t.job_id and g.name = t.name and g.old = t.result
+                 where g.new ? 'pgqueue.encrypted' order by t.job_id, t.name for update of t skip locked)
+            update pgqueue.job_steps as t set result = f.new from free as f where f.job_id = t.job_id and f.name = t.name;
+        else
+            raise exception using errcode = 'PQ001', message = format('place: there is nothing to seal anew in %s', pgqueue.as_given(place)),
+                hint = 'One of ready, scheduled, blocked, dead, schedules, steps.';
+    end case;
+    get diagnostics resealed = row_count;
+    if resealed > 0 then
+        perform pgqueue.audited('reseal', place, details => jsonb_build_object('resealed', resealed));
+    end if;
+    return resealed;
+exception
+    when data_exception then
+        get stacked diagnostics wrong = message_text;
+        raise exception using errcode = 'PQ001', message = format('items: cannot be read: %s', wrong),
+            hint = 'Objects {id, name, old, new}; old is what pgqueue.find_sealed gave.';
+end $$;
+comment on function pgqueue.reseal(text, jsonb) is
+'Replaces what was encrypted with an older key, where it is still as it was found and nobody holds it; returns how many. items: [{id, name, old, new}] as of pgqueue.find_sealed().';
 
 -- sql/2_functions/operator/retry.sql
 -- Makes scheduled jobs ready now: those that were put off, and those that wait for another attempt. Called by operators.
@@ -1655,7 +1826,7 @@ declare
     setting record;
     broken text;
 begin
-    perform pgqueue.reject_job('-', '{}', set_queue.queue, 5, null, null, 1, null, null, null);
+    perform pgqueue.reject_job('-', '{}', coalesce(set_queue.queue, ''), 5, null, null, 1, null, null, null);
     if settings is null or jsonb_typeof(settings) <> 'object' then
         raise exception using errcode = 'PQ001', message = 'settings: expected a JSON object',
             hint = 'Name each setting: {"worker_limit": 5}.';
@@ -1664,7 +1835,7 @@ begin
     select * into wanted from pgqueue.queues as q where q.name = set_queue.queue for update;
     for setting in select s.key, s.value from jsonb_each(settings) as s loop
         if setting.key <> all (known) then
-            raise exception using errcode = 'PQ001', message = format('settings: %s is none', left(setting.key, 40)),
+            raise exception using errcode = 'PQ001', message = format('settings: %s is none', regexp_replace(left(setting.key, 40), '[[:cntrl:]]', '?', 'g')),
                 hint = array_to_string(known, ', ') || '.';
         end if;
         begin
@@ -1674,7 +1845,7 @@ begin
                 when setting.key like 'keep%' and setting.value = '"none"' then '"0"'
                 else setting.value end));
         exception when data_exception or datatype_mismatch then
-            raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, sqlerrm),
+            raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, regexp_replace(left(sqlerrm, 200), '[[:cntrl:]]', '?', 'g')),
                 hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; max_failure_ratio: 0 to 1; the others: a number; null: the default.';
         end;
     end loop;
@@ -1728,9 +1899,13 @@ returns table (queue text, task text, from_at timestamptz, until_at timestamptz,
                cancelled bigint, failed bigint, dead bigint, wait_avg_seconds double precision, wait_p50_seconds double precision,
                wait_p95_seconds double precision, wait_p99_seconds double precision, run_avg_seconds double precision,
                run_p50_seconds double precision, run_p95_seconds double precision, run_p99_seconds double precision)
-language sql stable security definer
-set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC'
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC' set plan_cache_mode = force_custom_plan
 as $$
+#variable_conflict use_column
+begin
+    perform pgqueue.checked_seconds('last_seconds', last_seconds);
+    return query
     with span as materialized (
         select s.period, p.rolled_up_to as until_at,
                date_trunc(s.period, p.rolled_up_to - make_interval(secs => stats.last_seconds)) as from_at
@@ -1775,8 +1950,8 @@ as $$
            s.run_seconds / nullif(s.completed, 0), pgqueue.percentile(s.run_buckets, s.run_counts, 0.5),
            pgqueue.percentile(s.run_buckets, s.run_counts, 0.95), pgqueue.percentile(s.run_buckets, s.run_counts, 0.99)
       from shown as s cross join span as n
-     order by s.queue, s.task
-$$;
+     order by s.queue, s.task;
+end $$;
 comment on function pgqueue.stats(double precision, boolean) is
 'What became of jobs in the last so many seconds, by queue, or by queue and task: counts, and how long the completed ones had waited and run; from from_at (a whole minute; over three hours back a whole hour, over 14 days a UTC day) to until_at, the last minute that was rolled up. No row where nothing happened. Percentiles are wrong by a tenth at the most.';
 
@@ -1931,7 +2106,8 @@ comment on function pgqueue.enqueue(text, jsonb, text, integer, timestamptz, dou
 -- sql/2_functions/producer/enqueue_many.sql
 -- Inserts many jobs with one statement, in the caller's transaction; all or none.
 -- Called by producers. `jobs` is a JSON array of objects keyed like the arguments of enqueue.
--- Locks: as enqueue; keys are taken in sorted order, that of their bytes, so that two bulks cannot deadlock, nor one and a replay. Index: the primary keys.
+-- Locks: as enqueue, in the order that all verbs over several jobs keep (sql/README.md): idempotency keys, waiting holders that
+-- it may change (lock_key_holders), unique keys; each in sorted order, keys in that of their bytes. Index: the primary keys.
 create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[], out outcomes text[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
@@ -1940,8 +2116,10 @@ as $$
 declare
     total bigint;
     ready bigint;
+    later bigint;
     is_plain boolean;
     keyed boolean;
+    asks boolean := false;
     lines text[];
     line_jobs bigint[];
     own_ids bigint[];
@@ -1966,7 +2144,8 @@ begin
         created := '{}';
         return;
     end if;
-    keyed := jsonb_path_exists(jobs, '$[*].unique_key') or jsonb_path_exists(jobs, '$[*].idempotency_key');
+    -- or no objects, which reject_jobs then says
+    keyed := jsonb_path_exists(jobs, 'strict $[*] ? (@.type() != "object" || exists (@.unique_key) || exists (@.idempotency_key))');
     if pg_sequence_last_value('pgqueue.attempts_set') is not null then
         jobs := (select jsonb_agg(case when j.job ->> 'max_attempts' is null and q.name is not null
                                        then j.job || jsonb_build_object('max_attempts', q.max_attempts) else j.job end order by j.n)
@@ -1995,6 +2174,11 @@ begin
                 outcomes[item.n] := 'kept';
             end if;
         end loop;
+        asks := jsonb_path_exists(jobs, '$[*].options.unique');
+        if asks then
+            perform pgqueue.lock_key_holders(jobs, array(select o.own_id = o.id
+                                                       from unnest(own_ids, ids) with ordinality as o (own_id, id, n) order by o.n));
+        end if;
         for item in
             select j.task, j.unique_key, j.idempotency_key, j.options -> 'unique' as how, j.n,
                    case when j.options #> '{unique, period}' is null then 'unique' else 'period' end as kind
@@ -2049,7 +2233,7 @@ begin
         end loop;
         new_ids := array(select case when o.outcome = 'created' then o.id end
                            from unnest(own_ids, outcomes) with ordinality as o (id, outcome, n) order by o.n);
-        if jsonb_path_exists(jobs, '$[*].options.unique') then
+        if asks then
             asked := jobs;
             jobs := (select jsonb_agg(case when j.job #> '{options, unique}' is null then j.job else jsonb_set(
                                           j.job, '{options}', coalesce(pgqueue.options_to_store(j.job -> 'options'), 'null'))
@@ -2058,20 +2242,21 @@ begin
         end if;
     end if;
     -- The jobs without a time of their own: nearly always all of them, so one plain insert. What could not be stored is
-    -- left out, and so missed below. Names are looked at once a queue and task.
+    -- left out, and so missed below; a cast that fails would say neither which job it was nor what of it. Names are looked
+    -- at once a queue and task; one that a number or an object could have become is looked at as JSON.
     with inserted as (
         insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
                                         unique_key, options)
-        select j.id, now(), now(), 2 * coalesce(j.priority, 5) + 1, 0, coalesce(j.max_attempts, 5), 0,
+        select j.id, now(), now(), 2 * coalesce(ascii(j.priority) - ascii('0'), 5) + 1, 0, coalesce(j.max_attempts::integer, 5), 0,
                coalesce(j.queue, 'default'), j.task, coalesce(j.args, '{}'), j.unique_key, j.options
-          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
-                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority text,
+                   run_at text, delay text, max_attempts text, unique_key text,
                    idempotency_key text, options jsonb), unnest(new_ids))
                as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, id)
          where j.id is not null and j.run_at is null and j.delay is null and j.task is not null
            and (j.args is null or jsonb_typeof(j.args) = 'object')
-           and (j.priority is null or j.priority between 0 and 9)
-           and (j.max_attempts is null or j.max_attempts between 1 and 32767)
+           and (j.priority is null or j.priority in ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
+           and (j.max_attempts is null or j.max_attempts ~ '^[1-9][0-9]{0,4}$' and (length(j.max_attempts) < 5 or j.max_attempts <= '32767' collate "C"))
         returning queue, task, options is not null as has_options
     ), counted as (
         select i.queue, i.task, count(*) as jobs, bool_or(i.has_options) as has_options
@@ -2080,7 +2265,8 @@ begin
     select coalesce(array_agg(c.queue), '{}'), coalesce(array_agg(c.jobs), '{}'), coalesce(sum(c.jobs), 0),
            coalesce(bool_and(not c.has_options and length(c.task) between 1 and 200
                              and length(c.queue) between 1 and 100 and translate(c.queue, '*"''', '') = c.queue
-                             and concat(c.task, c.queue) !~ '[[:cntrl:]]'), true)
+                             and concat(c.task, c.queue) !~ '[[:cntrl:]]'
+                             and concat_ws(chr(10), c.task, c.queue) !~ '(?n)^([-0-9{[]|true$|false$)'), true)
       into lines, line_jobs, ready, is_plain from counted as c;
     if not (keyed or is_plain and ready = total) then
         perform pgqueue.reject_jobs(jobs);  -- raises for what is wrong, and so undoes what was inserted
@@ -2110,10 +2296,15 @@ begin
             returning queue
         )
         select lines || coalesce(array_agg(o.queue), '{}'), line_jobs || coalesce(array_agg(1::bigint), '{}'),
-               (select min(s.run_at) from scheduled as s)
-          into lines, line_jobs, first_due from overdue as o;
+               (select min(s.run_at) from scheduled as s), (select count(*) from scheduled) + count(*)
+          into lines, line_jobs, first_due, later from overdue as o;
         if first_due is not null then
             perform pgqueue.wake_leader(first_due);
+        end if;
+        if ready + later < cardinality(array_remove(new_ids, null)) then
+            perform pgqueue.reject_types(jobs);  -- what no statement above has taken: a number in an odd spelling
+            raise exception using errcode = 'PQ001', message = 'jobs: some of them cannot be read',
+                hint = 'Numbers are numbers, times ISO 8601.';  -- no job is ever left out in silence
         end if;
     end if;
     perform pgqueue.notify_sleepers(l.queue, sum(l.jobs)::integer)
@@ -2174,9 +2365,11 @@ as $$
 declare
     -- a day before: an ending finds its partition a moment before it draws its time
     days constant date[] := array(
-        select d.day::date from generate_series((after_at at time zone 'UTC')::date - 1, (until at time zone 'UTC')::date,
+        select d.day::date from generate_series((greatest(after_at, '2020-01-01 UTC') at time zone 'UTC')::date - 1,
+                                                (least(until, clock_timestamp() + interval '1 day') at time zone 'UTC')::date,
                                                 interval '1 day') as d (day)) || date '-infinity';
 begin
+    perform pgqueue.reject_search('max_rows', max_rows, null);
     return query
     select e.at, e.job_id, e.attempt, e.kind, e.queue, e.task, e.worker_id, e.reason, e.error, e.message
       from (select f.finished_at as at, f.id as job_id, f.attempt::integer as attempt, f.state as kind, f.queue, f.task,
@@ -2283,7 +2476,7 @@ as $$
 begin
     -- An ending must never stumble over a channel.
     if coalesce(channel !~ '^pgqueue_wait_[0-9a-f]{16}$', true) then
-        raise exception using errcode = 'PQ001', message = format('channel: %L is not a waiter''s', left(channel, 40)),
+        raise exception using errcode = 'PQ001', message = format('channel: %s is not a waiter''s', pgqueue.as_given(channel)),
             hint = 'pgqueue_wait_ and 16 hexadecimal digits, drawn at random.';
     end if;
     if cardinality(ids) > 1000 then
@@ -2612,6 +2805,11 @@ begin
     end if;
     if policy in ('replace', 'debounce') then
         outcome := 'replaced';
+        if new_args ? 'pgqueue.encrypted' and job ->> 'queue' <> held.queue then
+            raise exception using errcode = 'PQ001',
+                message = format('queue: job %s waits in queue %s, and encrypted args are sealed for queue %s', holder, held.queue, job ->> 'queue'),
+                hint = 'Enqueue it to the queue of the job that it replaces.';
+        end if;
         update pgqueue.scheduled_jobs as s set args = new_args where s.id = holder and s.args <> new_args;
         update pgqueue.ready_jobs as r set args = new_args where r.id = holder and r.args <> new_args;
     end if;
@@ -2757,26 +2955,49 @@ declare
          where k.key not in ('task', 'args', 'queue', 'priority', 'max_attempts', 'options', 'cron', 'seconds', 'every', 'at',
                              'at_startup', 'tz', 'starts_at', 'ends_at', 'jitter', 'grace', 'missed', 'missed_limit', 'overlap')
          order by k.key limit 1);
-    absurd constant text := (
-        select t.key from unnest(array['at', 'starts_at', 'ends_at']) as t (key)
-         where not (definition ->> t.key)::timestamptz between '1970-01-01 UTC' and '2199-12-31 23:59:59 UTC' limit 1);
-    place constant text := format('schedule %s: ', left(coalesce(name, 'null'), 100));
+    mistyped constant text := (
+        select f.key from (values ('task', 'string'), ('queue', 'string'), ('priority', 'number'),
+                                  ('max_attempts', 'number'), ('cron', 'string'), ('seconds', 'string'),
+                                  ('every', 'number'), ('at', 'string'), ('at_startup', 'boolean'), ('tz', 'string'),
+                                  ('starts_at', 'string'), ('ends_at', 'string'), ('jitter', 'number'), ('grace', 'number'),
+                                  ('missed', 'string'), ('missed_limit', 'number'), ('overlap', 'string')) as f (key, kind)
+         where jsonb_typeof(definition -> f.key) <> f.kind or f.key in ('priority', 'max_attempts', 'missed_limit')
+               and definition ->> f.key !~ '^-?[0-9]{1,9}$' or f.key in ('at', 'starts_at', 'ends_at')
+               and definition -> f.key is not null and pgqueue.as_moment(definition -> f.key) is null
+         order by f.key limit 1);
+    absurd text;
+    place constant text := format('schedule %s: ', regexp_replace(left(coalesce(name, 'null'), 100), '[[:cntrl:]]', '?', 'g'));
     code text := 'PQ001';
     problem text;
     remedy text;
 begin
+    if mistyped is null then
+        absurd := (select t.key from unnest(array['at', 'starts_at', 'ends_at']) as t (key)
+                    where not (definition ->> t.key)::timestamptz between '1970-01-01 UTC' and '2199-12-31 23:59:59 UTC' limit 1);
+    end if;
     case
         when name is null or length(name) not between 1 and 100 or name ~ '[[:cntrl:]*"'']' then
-            problem := format('name: %L is not a name', left(name, 40));
+            problem := format('name: %s is not a name', pgqueue.as_given(name));
             remedy := 'A schedule''s name has 1 to 100 characters: no control characters, quotes or asterisks.';
         when stranger is not null then
-            problem := format('there is no %L', left(stranger, 40));
+            problem := format('there is no %s', pgqueue.as_given(stranger));
             remedy := 'See the arguments of pgqueue.schedule.';
+        when mistyped is not null then
+            problem := case when mistyped in ('every', 'jitter', 'grace')
+                            then format('%s: %s is out of range', mistyped, trim(both '''' from pgqueue.as_given(definition ->> mistyped)))
+                            else format('%s: %s is none', mistyped, pgqueue.as_given(definition ->> mistyped)) end;
+            remedy := case
+                when mistyped in ('at', 'starts_at', 'ends_at') then 'A time, ISO 8601: 2026-11-23T09:00:00+00:00.'
+                when mistyped in ('priority', 'max_attempts', 'missed_limit') then 'A whole number.'
+                when mistyped = 'every' then 'Seconds, from 1 to ten years.'
+                when mistyped in ('jitter', 'grace') then seconds
+                when mistyped = 'at_startup' then 'true or false.'
+                else 'Text.' end;
         when cardinality(timings) <> 1 then
             problem := case when timings = '{}' then 'no timing' else array_to_string(timings, ', ') || ': given together' end;
             remedy := 'Give one of cron, every, at and at_startup.';
         when definition ->> 'seconds' not in ('first', 'last') then
-            problem := format('seconds: %L is none', left(definition ->> 'seconds', 40));
+            problem := format('seconds: %s is none', pgqueue.as_given(definition ->> 'seconds'));
             remedy := 'first or last: where the seconds of a cron expression of six fields are.';
         when definition ? 'seconds' and not definition ? 'cron' then
             problem := 'seconds: there is no cron';
@@ -2786,7 +3007,7 @@ begin
             remedy := 'At most 500 characters.';
         when cardinality(regexp_split_to_array(btrim(definition ->> 'cron'), '\s+'))
              <> (case when definition ->> 'cron' ~ '^\s*@' then 1 when definition ? 'seconds' then 6 else 5 end) then
-            problem := format('cron: %L has %s fields', left(definition ->> 'cron', 100),
+            problem := format('cron: %s has %s fields', pgqueue.as_given(definition ->> 'cron', 100),
                               cardinality(regexp_split_to_array(btrim(definition ->> 'cron'), '\s+')));
             remedy := 'minute hour day month weekday; a sixth field, for seconds, needs seconds => ''first'' or ''last''.';
         when not (definition ->> 'every')::numeric between 1 and 315360000 then
@@ -2799,13 +3020,13 @@ begin
             problem := format('grace: %s is out of range', left(definition ->> 'grace', 40));
             remedy := seconds;
         when definition ->> 'missed' not in ('skip', 'once', 'all') then
-            problem := format('missed: %L is none', left(definition ->> 'missed', 40));
+            problem := format('missed: %s is none', pgqueue.as_given(definition ->> 'missed'));
             remedy := 'skip, once or all.';
         when not (definition ->> 'missed_limit')::numeric between 1 and 1000 then
             problem := format('missed_limit: %s is out of range', left(definition ->> 'missed_limit', 40));
             remedy := 'From 1 to 1000.';
         when definition ->> 'overlap' not in ('allow', 'skip', 'queue') then
-            problem := format('overlap: %L is none', left(definition ->> 'overlap', 40));
+            problem := format('overlap: %s is none', pgqueue.as_given(definition ->> 'overlap'));
             remedy := 'allow, skip or queue.';
         when absurd is not null then
             problem := format('%s: %s is out of range', absurd, left(definition ->> absurd, 40));
@@ -2824,7 +3045,7 @@ begin
         when definition ->> 'tz' <> 'UTC'
              and not exists (select from pgqueue.schedules as s where s.tz = definition ->> 'tz')
              and not exists (select from pg_catalog.pg_timezone_names as z where z.name = definition ->> 'tz') then
-            problem := format('tz: there is no time zone %L', left(definition ->> 'tz', 40));
+            problem := format('tz: there is no time zone %s', pgqueue.as_given(definition ->> 'tz'));
             remedy := 'A name such as Europe/Paris.';
         else
             begin
@@ -2842,6 +3063,113 @@ begin
 end $$;
 comment on function pgqueue.reject_schedule(text, jsonb) is
 'Private. Raises PQ001 or PQ003 naming the first bad part of a schedule, with a hint; returns when there is none.';
+
+-- sql/2_functions/shared/reject_call.sql
+-- What functions say of a call that is none: SQLSTATE PQ001, one line that names the argument and what was given, and a hint.
+-- Called by the functions of producer/, worker/, operator/ and upkeep/, in most of them after a cheap test has failed.
+
+-- A value as a message shows it: quoted, in one line, with nothing in it that moves a terminal's cursor.
+-- Called by whatever refuses text. Locks: none.
+create function pgqueue.as_given(given text, most integer default 40)
+returns text language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return quote_nullable(regexp_replace(left(given, most), '[[:cntrl:]]', '?', 'g'));
+end $$;
+comment on function pgqueue.as_given(text, integer) is 'Private. The first characters of a value, quoted, for a message of one line.';
+
+-- Called for a number that is missing or out of bounds. Locks: none.
+create function pgqueue.reject_range(argument text, given text, bounds text)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using errcode = 'PQ001', message = format('%s: %s is out of range', argument, coalesce(given, 'null')), hint = bounds;
+end $$;
+comment on function pgqueue.reject_range(text, text, text) is 'Private. Raises PQ001 for a number that is missing or out of bounds.';
+
+-- Seconds that an interval can be made of. Called by upkeep and statistics, for which it is nothing. Locks: none.
+create function pgqueue.checked_seconds(argument text, given double precision)
+returns double precision language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not coalesce(given between 0 and 315360000, false) then
+        perform pgqueue.reject_range(argument, given::text, 'Seconds, from 0 to ten years.');
+    end if;
+    return given;
+end $$;
+comment on function pgqueue.checked_seconds(text, double precision) is 'Private. The seconds given; raises PQ001 when they are none.';
+
+-- Called by the functions that search. `most`: the argument that bounds them, and what was given. Locks: none.
+create function pgqueue.reject_search(argument text, most integer, of_args jsonb)
+returns void language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if most < 0 then
+        perform pgqueue.reject_range(argument, most::text, 'From 0; null: as many as there are.');
+    end if;
+    if jsonb_typeof(of_args) <> 'object' then
+        raise exception using errcode = 'PQ001', message = 'of_args: expected a JSON object, got a JSON ' || jsonb_typeof(of_args),
+            hint = 'A part of the args: {"user_id": 7}.';
+    end if;
+end $$;
+comment on function pgqueue.reject_search(text, integer, jsonb) is
+'Private. Raises PQ001 for filters that are none; returns when they can be searched by.';
+
+-- Called by the endings for arrays that do not belong together. Locks: none.
+create function pgqueue.reject_lengths(arguments text, lengths integer[])
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using errcode = 'PQ001',
+        message = format('%s: arrays of different lengths: %s', arguments, array_to_string(lengths, ', ', 'null')),
+        hint = 'One element each for a job.';
+end $$;
+comment on function pgqueue.reject_lengths(text, integer[]) is 'Private. Raises PQ001 for arrays of different lengths.';
+
+-- Whether JSON is an array of what has an id and a lease; null: null. Called by fail, complete_with_results, note_progress,
+-- note_reports, into which it is inlined. Strict: a key that is missing is none of them, and matches no job.
+-- Locks: none.
+create function pgqueue.are_claims(items jsonb)
+returns boolean language sql immutable parallel safe
+return jsonb_typeof(items) = 'array' and not jsonb_path_exists(items, 'strict $[*] ? (@.type() != "object"
+    || @.id.type() != "number" || @.id.floor() != @.id || @.id < -9223372036854775808 || @.id > 9223372036854775807
+    || @.lease.type() != "number" || @.lease.floor() != @.lease || @.lease < -9223372036854775808 || @.lease > 9223372036854775807
+    || @.delay.type() != "null" && @.delay.type() != "number" || @.delay > 1e300 || @.delay < -1e300)');
+comment on function pgqueue.are_claims(jsonb) is 'Private. Whether this is an array of {id, lease, delay}, each a number.';
+
+-- Called when it is not. Locks: none.
+create function pgqueue.reject_claims(argument text, items jsonb)
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    remedy constant text := 'An array of objects: {"id": 4711, "lease": -42}.';
+    item record;
+begin
+    if jsonb_typeof(items) <> 'array' then
+        raise exception using errcode = 'PQ001', message = format('%s: expected a JSON array, got a JSON %s', argument, jsonb_typeof(items)),
+            hint = remedy;
+    end if;
+    for item in
+        select i.claim, i.n - 1 as place from jsonb_array_elements(items) with ordinality as i (claim, n)
+         where not pgqueue.are_claims(jsonb_build_array(i.claim)) order by i.n limit 1
+    loop
+        raise exception using errcode = 'PQ001', message = case
+                when jsonb_typeof(item.claim) <> 'object'
+                then format('%s: item %s: expected a JSON object, got a JSON %s', argument, item.place, jsonb_typeof(item.claim))
+                else format('%s: item %s: id %s, lease %s, delay %s: expected whole numbers, and seconds', argument, item.place,
+                            coalesce(pgqueue.as_given(item.claim ->> 'id'), 'null'),
+                            coalesce(pgqueue.as_given(item.claim ->> 'lease'), 'null'),
+                            coalesce(pgqueue.as_given(item.claim ->> 'delay'), 'null')) end,
+            hint = remedy;
+    end loop;
+end $$;
+comment on function pgqueue.reject_claims(text, jsonb) is 'Private. Raises PQ001 naming the first item that has no id and lease.';
 
 -- sql/2_functions/shared/reject_job.sql
 -- Says what is wrong with a job, and refuses it with SQLSTATE PQ001 (PQ003 for args) and a hint.
@@ -2864,10 +3192,10 @@ begin
     end if;
     case
         when task is null or length(task) not between 1 and 200 or task ~ '[[:cntrl:]]' then
-            problem := format('task: %L is not a name', left(task, 40));
+            problem := format('task: %s is not a name', pgqueue.as_given(task));
             remedy := 'A task''s name has 1 to 200 characters, none of them a control character.';
         when length(queue) not between 1 and 100 or queue ~ '[[:cntrl:]*"'']' then
-            problem := format('queue: %L is not a name', left(queue, 40));
+            problem := format('queue: %s is not a name', pgqueue.as_given(queue));
             remedy := 'A queue''s name has 1 to 100 characters: no control characters, quotes or asterisks.';
         when priority not between 0 and 9 then
             problem := format('priority: %s is out of range', priority);
@@ -2894,6 +3222,9 @@ begin
             problem := 'options: expected a JSON object, got a JSON ' || jsonb_typeof(options);
             remedy := 'Keys: tags, metadata, retry, unique.';
         else
+            if options ?| '{expires_at,expires_in}' then
+                perform pgqueue.reject_expiry(options -> 'expires_at', options -> 'expires_in', place);
+            end if;
             if options ? 'unique' then
                 perform pgqueue.reject_unique(options -> 'unique', unique_key, run_at is not null or delay is not null, place);
             end if;
@@ -2904,8 +3235,39 @@ end $$;
 comment on function pgqueue.reject_job(text, jsonb, text, integer, timestamptz, double precision, integer, text, text, jsonb, bigint) is
 'Private. Raises PQ001 or PQ003 naming the first bad argument, with a hint; returns when there is none.';
 
--- The same for each job of a bulk, in order. Called by enqueue_many only after its cheap test has failed, or before keys
--- are taken. Locks: none.
+-- The same for when a job expires, for a worker reads it in the database, of many jobs at once. Called by reject_job.
+-- Locks: none.
+create function pgqueue.reject_expiry(expires_at jsonb, expires_in jsonb, place text) returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if jsonb_typeof(expires_at) <> 'null' and pgqueue.as_moment(expires_at) is null then
+        raise exception using errcode = 'PQ001',
+            message = place || format('options.expires_at: %s is no time', pgqueue.as_given(expires_at #>> '{}')),
+            hint = 'ISO 8601, such as 2026-11-23T09:00:00+00:00.';
+    end if;
+    if jsonb_typeof(expires_in) <> 'null' and not (case when jsonb_typeof(expires_in) = 'number'
+                                                        then expires_in::numeric between 0 and 315360000 else false end) then
+        raise exception using errcode = 'PQ001', message = place || format('options.expires_in: %s is out of range', left(expires_in::text, 40)),
+            hint = 'Seconds, from 0 to ten years.';
+    end if;
+end $$;
+comment on function pgqueue.reject_expiry(jsonb, jsonb, text) is
+'Private. Raises PQ001 for an options.expires_at or expires_in that is none; returns when they can be read.';
+
+-- A time that JSON has as text, null when it is none. Called for what is to be refused. Locks: none.
+create function pgqueue.as_moment(given jsonb) returns timestamptz language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case when jsonb_typeof(given) = 'string' then (given #>> '{}')::timestamptz end;
+exception when data_exception then
+    return null;
+end $$;
+comment on function pgqueue.as_moment(jsonb) is 'Private. JSON text as a time; null when it is none.';
+
+-- The same as reject_job for each job of a bulk, in order. Called by enqueue_many only after its cheap test has failed, or
+-- before keys are taken. Locks: none.
 create function pgqueue.reject_jobs(jobs jsonb) returns void language plpgsql
 set search_path = pg_catalog, pg_temp set jit = off
 as $$
@@ -2917,9 +3279,69 @@ begin
                idempotency_key text, options jsonb)) with ordinality
             as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, n)
       order by j.n;
+    if jsonb_path_exists(jobs, 'strict $[*] ? (@.task.type() != "string" || @.queue.type() != "string" && @.queue.type() != "null")') then
+        perform pgqueue.reject_types(jobs);  -- a number has become a name
+    end if;
+exception when data_exception then  -- a cast: of no object, of what is no number or no time
+    perform pgqueue.reject_types(jobs);
+    raise;
 end $$;
 comment on function pgqueue.reject_jobs(jsonb) is
 'Private. Raises PQ001 or PQ003 naming the first bad job of a bulk by its place; returns when there is none.';
+
+-- Says which job of a bulk is no object, or has a value that cannot be read. Called by enqueue_many and reject_jobs when one
+-- has: of the numbers it takes plain digits, as enqueue_many does. Locks: none.
+create function pgqueue.reject_types(jobs jsonb) returns void language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    item record;
+    given text;
+    problem text;
+    remedy text;
+begin
+    for item in select i.job, i.n - 1 as place from jsonb_array_elements(jobs) with ordinality as i (job, n) order by i.n loop
+        case
+            when jsonb_typeof(item.job) <> 'object' then
+                problem := format('expected a JSON object, got a JSON %s', jsonb_typeof(item.job));
+                remedy := 'Keyed like the arguments of pgqueue.enqueue: {"task": "send_welcome", "args": {"user_id": 7}}.';
+            when jsonb_typeof(item.job -> 'task') not in ('string', 'null') then
+                problem := format('task: expected text, got a JSON %s', jsonb_typeof(item.job -> 'task'));
+                remedy := 'A task''s name has 1 to 200 characters, none of them a control character.';
+            when jsonb_typeof(item.job -> 'queue') not in ('string', 'null') then
+                problem := format('queue: expected text, got a JSON %s', jsonb_typeof(item.job -> 'queue'));
+                remedy := 'A queue''s name has 1 to 100 characters: no control characters, quotes or asterisks.';
+            when item.job ->> 'priority' !~ '^(0|-?[1-9][0-9]{0,8})$' then
+                problem := format('priority: %s is no whole number', pgqueue.as_given(item.job ->> 'priority'));
+                remedy := 'Priorities go from 0 (first) to 9.';
+            when item.job ->> 'max_attempts' !~ '^(0|-?[1-9][0-9]{0,8})$' then
+                problem := format('max_attempts: %s is no whole number', pgqueue.as_given(item.job ->> 'max_attempts'));
+                remedy := 'From 1 to 32767.';
+            when pgqueue.as_number(item.job -> 'delay') is null and item.job ->> 'delay' is not null then
+                problem := format('delay: %s is no number', pgqueue.as_given(item.job ->> 'delay'));
+                remedy := 'Seconds, from 0 to ten years.';
+            when pgqueue.as_moment(item.job -> 'run_at') is null and item.job ->> 'run_at' is not null then
+                problem := format('run_at: %s is no time', pgqueue.as_given(item.job ->> 'run_at'));
+                remedy := 'ISO 8601, such as 2026-11-23T09:00:00+00:00.';
+            else
+                continue;
+        end case;
+        raise exception using errcode = 'PQ001', message = format('item %s: %s', item.place, problem), hint = remedy;
+    end loop;
+end $$;
+comment on function pgqueue.reject_types(jsonb) is
+'Private. Raises PQ001 naming the first job of a bulk with a value that cannot be read; returns when there is none.';
+
+-- A number that JSON has, null when it is none. Called by reject_types. Locks: none.
+create function pgqueue.as_number(given jsonb) returns double precision language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (given #>> '{}')::double precision;
+exception when data_exception then
+    return null;
+end $$;
+comment on function pgqueue.as_number(jsonb) is 'Private. A JSON number, or text that is one; null when it is none.';
 
 -- sql/2_functions/shared/reject_unique.sql
 -- Says what is wrong with options.unique, and refuses it with SQLSTATE PQ001 and a hint.
@@ -2943,22 +3365,22 @@ begin
                   where k.key not in ('scope', 'period', 'on_conflict', 'max_delay') order by k.key limit 1);
     case
         when stranger is not null then
-            problem := format('options.unique: there is no %L', left(stranger, 40));
+            problem := format('options.unique: there is no %s', pgqueue.as_given(stranger));
             remedy := 'Keys: scope, period, on_conflict, max_delay.';
         when unique_key is null then
             problem := 'options.unique: there is no unique_key';
             remedy := 'It says what the unique_key is to mean: give both.';
         when how ->> 'scope' not in ('unfinished', 'waiting') then
-            problem := format('options.unique.scope: %L is none', left(how ->> 'scope', 40));
+            problem := format('options.unique.scope: %s is none', pgqueue.as_given(how ->> 'scope'));
             remedy := 'unfinished or waiting.';
         when policy not in ('keep', 'replace', 'debounce', 'raise_priority', 'follow_up') then
-            problem := format('options.unique.on_conflict: %L is none', left(policy, 40));
+            problem := format('options.unique.on_conflict: %s is none', pgqueue.as_given(policy));
             remedy := 'keep, replace, debounce, raise_priority or follow_up.';
         when jsonb_typeof(how -> 'period') <> 'number' or not (how ->> 'period')::numeric between 0.001 and 315360000 then
-            problem := format('options.unique.period: %s is out of range', left(coalesce(how ->> 'period', 'null'), 40));
+            problem := format('options.unique.period: %s is out of range', regexp_replace(left(coalesce(how ->> 'period', 'null'), 40), '[[:cntrl:]]', '?', 'g'));
             remedy := seconds;
         when jsonb_typeof(how -> 'max_delay') <> 'number' or not (how ->> 'max_delay')::numeric between 0.001 and 315360000 then
-            problem := format('options.unique.max_delay: %s is out of range', left(coalesce(how ->> 'max_delay', 'null'), 40));
+            problem := format('options.unique.max_delay: %s is out of range', regexp_replace(left(coalesce(how ->> 'max_delay', 'null'), 40), '[[:cntrl:]]', '?', 'g'));
             remedy := seconds;
         when how ? 'scope' and how ? 'period' then
             problem := 'options.unique.scope and period: both given';
@@ -3139,6 +3561,53 @@ begin
 end $$;
 comment on function pgqueue.take_unique_key(text, text, bigint, jsonb, jsonb) is
 'Private. outcome created: the key is now own_id''s; follow_up: the job waits in blocked_jobs for the holder''s end; else the holder, and what was done to it: kept, replaced, postponed or raised.';
+
+-- Locks the waiting jobs that a bulk may change or hold back when it takes its unique keys: all at once, table by table, by id,
+-- as cancel does. `is_new`: which of the jobs want their unique key, the others were found by their idempotency key.
+-- Called by enqueue_many, before the first unique key. Locks: the jobs' rows, as take_unique_key and meet_waiting. Index: the
+-- primary keys, blocked_jobs_one_follow_up_a_job.
+--
+-- A holder that comes by its key between this look and the bulk's turn is locked out of order, by meet_waiting.
+create function pgqueue.lock_key_holders(jobs jsonb, is_new boolean[])
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    holders bigint[];
+    followed bigint[];
+    only_kept boolean;
+begin
+    select array_agg(k.job_id), array_agg(k.job_id) filter (where j.policy = 'follow_up'),
+           bool_and(j.policy in ('keep', 'follow_up'))
+      into holders, followed, only_kept
+      from (select g.task, g.unique_key, g.how -> 'period' is not null as for_a_while,
+                   coalesce(g.how ->> 'scope', 'unfinished') = 'unfinished' as running_counts,
+                   coalesce(g.how ->> 'on_conflict', 'keep') as policy
+              from (select r.task, r.unique_key, r.options -> 'unique' as how
+                      from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, options jsonb), unnest(is_new))
+                           as r (task, unique_key, options, is_new)
+                     where r.is_new and r.unique_key is not null) as g
+             where g.how is not null) as j
+     cross join lateral (
+        select u.job_id from pgqueue.unique_keys as u
+         where u.kind = case when j.for_a_while then 'period' else 'unique' end and u.task = j.task and u.key = j.unique_key
+           and coalesce(u.expires_at > clock_timestamp(), true)
+         limit 1) as k
+     where j.policy <> 'keep' or not (j.running_counts or j.for_a_while);
+    if only_kept then
+        perform from pgqueue.scheduled_jobs as s where s.id = any (holders) order by s.id for key share;
+        perform from pgqueue.ready_jobs as r where r.id = any (holders) order by r.id for key share;
+    elsif holders is not null then
+        perform from pgqueue.scheduled_jobs as s where s.id = any (holders) order by s.id for update;
+        perform from pgqueue.ready_jobs as r where r.id = any (holders) order by r.id for update;
+    end if;
+    if followed is not null then
+        perform from pgqueue.blocked_jobs as b where b.after_id = any (followed) order by b.id for key share;
+    end if;
+end $$;
+comment on function pgqueue.lock_key_holders(jsonb, boolean[]) is
+'Private. Locks the waiting holders of the unique keys of a bulk that may change them, in the order of their ids.';
 
 -- Where an unfinished job of a unique key is: scheduled, ready or running; null: it has ended. Called by take_unique_key,
 -- unblock. Locks: none. Index: the primary keys.
@@ -3625,7 +4094,7 @@ declare
 begin
     perform set_config('synchronous_commit', 'off', true);
     promoted := pgqueue.promote(most);
-    next_look := clock_timestamp() + make_interval(secs => pause_seconds);
+    next_look := clock_timestamp() + make_interval(secs => pgqueue.checked_seconds('pause_seconds', pause_seconds));
     perform pgqueue.publish_look(case when hears then next_look end);
     is_written := cardinality(pgqueue.writers('scheduled_jobs')) > 0;
     select f.proven_run_at into mark from pgqueue.floor_proofs as f
@@ -3686,6 +4155,9 @@ declare
     due_by constant timestamptz := clock_timestamp();
     lines text[];
 begin
+    if max_jobs < 0 then
+        perform pgqueue.reject_range('max_jobs', max_jobs::text, 'From 0; null: as many as are due.');
+    end if;
     with picked as (
         delete from pgqueue.scheduled_jobs as j
          where j.ctid = any (array(
@@ -4399,6 +4871,12 @@ begin
     if not found then
         return null;
     end if;
+    if exists (select from unnest(dues, missed) as d (due_at, missed) where num_nulls(d.due_at, d.missed) > 0)
+       or not coalesce(outcomes <@ '{enqueued,caught_up,missed}'::text[], true)
+       or cardinality(dues) is distinct from cardinality(outcomes) or cardinality(dues) is distinct from cardinality(missed) then
+        raise exception using errcode = 'PQ001', message = format('schedule %s: dues, outcomes, missed: not one of each for a due time', left(tick.name, 100)),
+            hint = 'outcomes: enqueued, caught_up or missed.';
+    end if;
     perform pgqueue.settle_runs(held.name);
     for run in select * from unnest(dues, outcomes, missed) as d (due_at, outcome, missed) order by d.due_at loop
         if (select r.outcome from pgqueue.run_due(held, run.due_at, run.outcome, run.missed, true) as r)
@@ -4663,7 +5141,8 @@ create function pgqueue.upkeep(
     hears boolean
 ) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, schedules_due boolean,
                  floors_due boolean, retain_due boolean, next_seconds double precision, problems text[],
-                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[], history_pages bigint)
+                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[], history_pages bigint,
+                 resumed_at timestamptz)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -4677,8 +5156,15 @@ declare
     kept_at timestamptz;
     patience constant text := current_setting('lock_timeout');
 begin
+    if upkeep.supervisor_id is null then
+        perform pgqueue.reject_range('supervisor_id', null, 'The number by which the supervisor registers its workers.');
+    end if;
+    perform pgqueue.checked_seconds('round_seconds', round_seconds), pgqueue.checked_seconds('overdue_seconds', overdue_seconds);
     perform set_config('synchronous_commit', 'off', true);
-    missing := pgqueue.heartbeat(upkeep.worker_ids);
+    -- One that another supervisor has registered is ours no more: a database that came back in an earlier state gives ids again.
+    missing := pgqueue.heartbeat(upkeep.worker_ids) || array(
+        select w.id from pgqueue.workers as w
+         where w.id = any (upkeep.worker_ids) and w.supervisor_id <> upkeep.supervisor_id);
     problems := '{}';
     rescued := 0;
     rescued_workers := '{}';
@@ -4705,9 +5191,14 @@ begin
     end loop;
     if led then
         -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
-        -- leases count from now.
-        if last.led_at < round_at - make_interval(secs => 2.5 * overdue_seconds) then
+        -- leases count from now. So they do when the server recovered: from a crash, or as the standby that was promoted, on which
+        -- no session holds its lock, and which may have been running for months.
+        if last.led_at < round_at - make_interval(secs => 2.5 * overdue_seconds)
+           or not exists (select from pgqueue.recovery_seen)
+        then
             last.resumed_at := round_at;
+            delete from pgqueue.recovery_seen;
+            insert into pgqueue.recovery_seen (seen_at) values (round_at);
         end if;
         update pgqueue.leadership as l
            set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at
@@ -4797,6 +5288,7 @@ begin
         rollup_due := exists (select from pgqueue.rollup_progress as p
                                where p.rolled_up_to + interval '1 minute' <= clock_timestamp());
     end if;
+    resumed_at := last.resumed_at;
     queue_settings := pgqueue.queue_settings(upkeep.queues);
     stopping := array(select s.worker_id from pgqueue.stop_requests as s where s.worker_id = any (upkeep.worker_ids));
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
@@ -4828,7 +5320,7 @@ begin
     return next;
 end $$;
 comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision, boolean) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), which of the workers they want to stop, and how many blocks of history today has (history_pages).';
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), which of the workers they want to stop, and how many blocks of history today has (history_pages), and since when rounds are led without a gap or a recovery of the server (resumed_at).';
 
 -- sql/2_functions/worker/claim.sql
 -- Takes up to max_jobs ready jobs for a worker, queue after queue in the order given, each by lane, then position.
@@ -4855,10 +5347,17 @@ declare
     taken integer;
     floors bigint[];
 begin
+    if claim.queues is null or claim.max_jobs is null or claim.fence is null
+       or cardinality(claim.limits) is distinct from cardinality(claim.queues) then
+        raise exception using errcode = 'PQ001', message = format('claim: max_jobs %s, fence %s, queues and limits of lengths %s and %s',
+                coalesce(max_jobs::text, 'null'), case when fence is null then 'null' else 'given' end,
+                coalesce(cardinality(queues)::text, 'null'), coalesce(cardinality(limits)::text, 'null')),
+            hint = 'None of them may be null, and each queue has a limit.';
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     perform from pgqueue.workers as w where w.id = claim.worker_id for key share;
     if not found then
-        raise exception using errcode = 'PQ002', message = format('worker %s is not registered', claim.worker_id),
+        raise exception using errcode = 'PQ002', message = format('worker %s is not registered', coalesce(claim.worker_id::text, 'null')),
             hint = 'It was declared dead after its heartbeat stood still; its jobs were given to others. Register again.';
     end if;
     for i in 1 .. cardinality(claim.queues) loop
@@ -4931,6 +5430,30 @@ end $$;
 comment on function pgqueue.forget_claim(bigint, bigint) is
 'Gives back the jobs of a claim whose answer was lost. Returns their ids.';
 
+-- Gives back what the worker is said to hold and does not, untouched: the database came back in an earlier state, after a
+-- failover or a restore, and has forgotten how these jobs ended. Called by workers once they hear of that, and never beside a
+-- claim of theirs. Locks: the worker's row for update, those jobs' rows. Scans running_jobs: a recovery is rare.
+create function pgqueue.forget_unheld(worker_id bigint, ids bigint[], leases bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    unheld bigint[];
+    unheld_leases bigint[];
+begin
+    if cardinality(ids) <> cardinality(leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(ids), cardinality(leases)]);
+    end if;
+    perform from pgqueue.workers as w where w.id = forget_unheld.worker_id for update;
+    select array_agg(r.id), array_agg(r.lease) into unheld, unheld_leases from pgqueue.running_jobs as r
+     where r.worker_id = forget_unheld.worker_id
+       and (r.id, r.lease) not in (select h.id, h.lease from unnest(forget_unheld.ids, forget_unheld.leases) as h (id, lease));
+    return pgqueue.release(coalesce(unheld, '{}'), coalesce(unheld_leases, '{}'));
+end $$;
+comment on function pgqueue.forget_unheld(bigint, bigint[], bigint[]) is
+'Gives back the jobs that a worker is said to hold, but for these. Returns their ids.';
+
 -- sql/2_functions/worker/complete.sql
 -- Ends attempts as completed. Called by workers, also as the last statement of a transactional task.
 -- Returns the ids that were accepted; the others' leases were lost and nothing was changed for them.
@@ -4950,6 +5473,9 @@ declare
     held_keys jsonb;
     accepted bigint[];
 begin
+    if cardinality(ids) <> cardinality(leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(ids), cardinality(leases)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
@@ -4997,16 +5523,20 @@ declare
     accepted bigint[];
     held_keys jsonb;
     -- a look-up by id and lease, not a join: see complete
-    completion_of constant jsonb := coalesce(
-        (select jsonb_object_agg(concat(c.completion ->> 'id', ' ', c.completion ->> 'lease'), c.completion)
-           from jsonb_array_elements(completions) as c (completion)), '{}');
+    completion_of jsonb;
 begin
+    if not pgqueue.are_claims(completions) then
+        perform pgqueue.reject_claims('completions', completions);
+    end if;
+    completion_of := coalesce(
+        (select jsonb_object_agg(concat((c.completion ->> 'id')::numeric::bigint, ' ', (c.completion ->> 'lease')::numeric::bigint), c.completion)
+           from jsonb_array_elements(completions) as c (completion)), '{}');
     with gone as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
-             select held.ctid from jsonb_to_recordset(complete_with_results.completions) as e (id bigint, lease bigint)
+             select held.ctid from jsonb_to_recordset(complete_with_results.completions) as e (id numeric, lease numeric)
               cross join lateral (select h.ctid from pgqueue.running_jobs as h
-                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
+                                   where h.id = e.id::bigint and h.lease = e.lease::bigint limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, completion_of -> concat(r.id, ' ', r.lease) as completion
     ), history as (
@@ -5048,10 +5578,13 @@ declare
     accepted bigint[];
     held_keys jsonb;
     -- a look-up by id and lease, not a join: see complete
-    reason_of constant jsonb := jsonb_object(
-        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
-        reasons);
+    reason_of constant jsonb := coalesce(
+        (select jsonb_object_agg(concat(e.id, ' ', e.lease), e.reason order by e.n)
+           from unnest(ids, leases, reasons) with ordinality as e (id, lease, reason, n)), '{}');
 begin
+    if cardinality(ids) <> cardinality(leases) or cardinality(ids) <> cardinality(reasons) then
+        perform pgqueue.reject_lengths('ids, leases, reasons', array[cardinality(ids), cardinality(leases), cardinality(reasons)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
@@ -5096,6 +5629,9 @@ as $$
 declare
     late record;
 begin
+    if cardinality(end_expired.ids) <> cardinality(end_expired.leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(end_expired.ids), cardinality(end_expired.leases)]);
+    end if;
     select coalesce(array_agg(r.id), '{}') as ids, coalesce(array_agg(r.lease), '{}') as leases into late
       from unnest(end_expired.ids, end_expired.leases) as e (id, lease)
            join pgqueue.running_jobs as r on r.id = e.id and r.lease = e.lease
@@ -5137,16 +5673,20 @@ declare
     held_keys jsonb;
     first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
-    failure_of constant jsonb := coalesce(
-        (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
-           from jsonb_array_elements(failures) as f (failure)), '{}');
+    failure_of jsonb;
 begin
+    if not pgqueue.are_claims(failures) then
+        perform pgqueue.reject_claims('failures', failures);
+    end if;
+    failure_of := coalesce(
+        (select jsonb_object_agg(concat((f.failure ->> 'id')::numeric::bigint, ' ', (f.failure ->> 'lease')::numeric::bigint), f.failure)
+           from jsonb_array_elements(failures) as f (failure)), '{}');
     with gone as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
-             select held.ctid from jsonb_to_recordset(fail.failures) as e (id bigint, lease bigint)
+             select held.ctid from jsonb_to_recordset(fail.failures) as e (id numeric, lease numeric)
               cross join lateral (select h.ctid from pgqueue.running_jobs as h
-                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
+                                   where h.id = e.id::bigint and h.lease = e.lease::bigint limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
                   failure_of -> concat(r.id, ' ', r.lease) as failure
@@ -5258,6 +5798,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    if note.job_id is null or note.worker_id is null or note.attempt is null or note.attempt not between 0 and 32767 then
+        raise exception using errcode = 'PQ001', message = format('note: job_id %s, worker_id %s, attempt %s',
+                coalesce(job_id::text, 'null'), coalesce(worker_id::text, 'null'), coalesce(attempt::text, 'null')),
+            hint = 'Two ids, and an attempt from 0 to 32767.';
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     insert into pgqueue.job_reports (job_id, worker_id, reported_at, day, attempt, lines)
     values (note.job_id, note.worker_id, clock_timestamp(), pgqueue.history_day('job_reports'), note.attempt,
@@ -5277,14 +5822,17 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 #variable_conflict use_column
 begin
+    if not pgqueue.are_claims(notes) then
+        perform pgqueue.reject_claims('notes', notes);
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     insert into pgqueue.job_progress as p (job_id, lease, noted_at, progress)
     select held.id, held.lease, clock_timestamp(), n.progress
-      from (select r.id, r.lease, r.progress
-              from jsonb_to_recordset(note_progress.notes) as r (id bigint, lease bigint, progress jsonb)
+      from (select distinct on (r.id) r.id, r.lease, r.progress
+              from jsonb_to_recordset(note_progress.notes) as r (id numeric, lease numeric, progress jsonb)
              where r.progress is not null order by r.id) as n
      cross join lateral (select h.id, h.lease from pgqueue.running_jobs as h
-                          where h.id = n.id and h.lease = n.lease limit 1) as held
+                          where h.id = n.id::bigint and h.lease = n.lease::bigint limit 1) as held
     on conflict (job_id) do update
        set lease = excluded.lease, noted_at = excluded.noted_at, progress = excluded.progress;
 end $$;
@@ -5302,12 +5850,15 @@ as $$
 declare
     today constant date := pgqueue.history_day('job_reports');
 begin
+    if not pgqueue.are_claims(reports) then
+        perform pgqueue.reject_claims('reports', reports);
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     with report as (
         select held.id, held.lease, held.worker_id, held.attempt, r.progress, r.lines
-          from jsonb_to_recordset(note_reports.reports) as r (id bigint, lease bigint, progress jsonb, lines jsonb)
+          from jsonb_to_recordset(note_reports.reports) as r (id numeric, lease numeric, progress jsonb, lines jsonb)
          cross join lateral (select h.id, h.lease, h.worker_id, h.attempt from pgqueue.running_jobs as h
-                              where h.id = r.id and h.lease = r.lease limit 1) as held
+                              where h.id = r.id::bigint and h.lease = r.lease::bigint limit 1) as held
     ), kept as (
         insert into pgqueue.job_reports (job_id, worker_id, reported_at, day, attempt, progress, lines)
         select r.id, r.worker_id, clock_timestamp(), today, r.attempt, r.progress, r.lines from report as r order by r.id
@@ -5346,9 +5897,19 @@ as $$
 declare
     worker_id bigint;
 begin
+    if num_nulls(supervisor_id, host, pid, version, register.queues, session_lock) > 0
+       or exists (select from unnest(register.queues) as q (queue) where q.queue is null) then
+        raise exception using errcode = 'PQ001', message = format('register: supervisor_id %s, host %s, pid %s, version %s, queues %s, session_lock %s',
+                coalesce(supervisor_id::text, 'null'), pgqueue.as_given(host), coalesce(pid::text, 'null'), pgqueue.as_given(version),
+                pgqueue.as_given(queues::text), coalesce(session_lock::text, 'null')),
+            hint = 'None of them may be null, nor one of the queues.';
+    end if;
+    if not coalesce(register.concurrency >= 1, false) then
+        perform pgqueue.reject_range('concurrency', concurrency::text, 'From 1.');
+    end if;
     insert into pgqueue.workers (supervisor_id, host, pid, version, queues, concurrency, lease, session_lock, started_at)
     values (register.supervisor_id, register.host, register.pid, register.version, register.queues,
-            register.concurrency, make_interval(secs => register.lease), register.session_lock, now())
+            register.concurrency, make_interval(secs => pgqueue.checked_seconds('lease', register.lease)), register.session_lock, now())
     returning id into worker_id;
     insert into pgqueue.heartbeats (worker_id, beat_at) values (worker_id, clock_timestamp());
     return worker_id;
@@ -5383,6 +5944,9 @@ declare
     accepted bigint[];
     lines text[];
 begin
+    if cardinality(ids) <> cardinality(leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(ids), cardinality(leases)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
@@ -5427,7 +5991,7 @@ begin
     insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
     select q.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), fall_asleep.worker_id, clock_timestamp()
       from unnest(fall_asleep.queues) as q (queue)
-     where exists (select from pgqueue.workers as w where w.id = fall_asleep.worker_id)
+     where q.queue is not null and exists (select from pgqueue.workers as w where w.id = fall_asleep.worker_id)
     on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     update pgqueue.sleepers as s set slept_at = '-infinity'
       from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
@@ -5443,12 +6007,18 @@ create function pgqueue.writers(relation text, among text[] default null)
 returns text[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
 as $$
+declare
+    written constant regclass := to_regclass('pgqueue.' || quote_ident(writers.relation));
 begin
+    if written is null then
+        raise exception using errcode = 'PQ001', message = format('relation: %s is no table of pgqueue', pgqueue.as_given(relation)),
+            hint = 'ready_jobs, scheduled_jobs, finished_jobs, dead_letters, job_failures, and so on';
+    end if;
     return array(
         select l.virtualtransaction from pg_catalog.pg_locks as l
          where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.granted
            and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
-           and l.relation = ('pgqueue.' || writers.relation)::regclass
+           and l.relation = written
            and l.pid is distinct from pg_backend_pid()
            -- A prepared transaction that the server has recovered is called -1/xid, whatever it was called before; after
            -- a crash of one backend that happens without a new start time. So it counts among any.
@@ -5488,10 +6058,13 @@ declare
     accepted bigint[];
     first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
-    delay_of constant jsonb := jsonb_object(
-        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
-        delays::text[]);
+    delay_of constant jsonb := coalesce(
+        (select jsonb_object_agg(concat(e.id, ' ', e.lease), e.delay order by e.n)
+           from unnest(ids, leases, delays) with ordinality as e (id, lease, delay, n)), '{}');
 begin
+    if cardinality(ids) <> cardinality(leases) or cardinality(ids) <> cardinality(delays) then
+        perform pgqueue.reject_lengths('ids, leases, delays', array[cardinality(ids), cardinality(leases), cardinality(delays)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
@@ -5550,11 +6123,20 @@ begin
     select r.attempt into taken_in from pgqueue.running_jobs as r
      where r.id = record_step.job_id and r.lease = record_step.lease for key share;
     if not found then
-        raise exception using errcode = 'PQ004', message = format('job %s: the lease was lost', record_step.job_id),
+        raise exception using errcode = 'PQ004', message = format('job %s: the lease was lost', coalesce(record_step.job_id::text, 'null')),
             hint = 'Another attempt may have begun; this one''s step is not recorded.';
     end if;
+    if record_step.name is null then
+        raise exception using errcode = 'PQ001', message = format('job %s: a step without a name', record_step.job_id),
+            hint = 'By its name a later attempt finds what it returned.';
+    end if;
     insert into pgqueue.job_steps (job_id, name, attempt, recorded_at, result)
-    values (record_step.job_id, record_step.name, taken_in, clock_timestamp(), record_step.result);
+    values (record_step.job_id, record_step.name, taken_in, clock_timestamp(), coalesce(record_step.result, 'null'))
+    on conflict on constraint job_steps_taken_once do nothing;
+    if not found then
+        raise exception using errcode = 'PQ001', message = format('job %s: the step %s was taken before', record_step.job_id, pgqueue.as_given(record_step.name)),
+            hint = 'Give each step of a job a name of its own.';
+    end if;
 end $$;
 comment on function pgqueue.record_step(bigint, bigint, text, jsonb) is
 'Records a step of a running job. PQ004 when the lease was lost.';
@@ -5574,7 +6156,7 @@ declare
     wanted jsonb;
 begin
     if not coalesce(length(owner) between 1 and 200, false) then
-        raise exception using errcode = 'PQ001', message = format('owner: %L is not a name', left(owner, 40)),
+        raise exception using errcode = 'PQ001', message = format('owner: %s is not a name', pgqueue.as_given(owner)),
             hint = 'The app''s name, of 1 to 200 characters: what it does not define any more is removed.';
     end if;
     if not coalesce(jsonb_typeof(schedules) = 'array', false) or jsonb_path_exists(schedules, 'strict $[*] ? (@.type() != "object")') then

@@ -14,6 +14,8 @@ from pgqueue.calls.call import *
 from pgqueue.calls.operator import *
 from pgqueue.calls.producer import *
 from pgqueue.calls.protocol import *
+from pgqueue.calls.schedules import *
+from pgqueue.calls.sealing import *
 from pgqueue.calls.testing import *
 from pgqueue.calls.upkeep import *
 from pgqueue.calls.worker import *

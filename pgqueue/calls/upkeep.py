@@ -36,6 +36,7 @@ UPKEEP = Verb(
         "queue_settings::text",
         "stopping",
         "history_pages",
+        "resumed_at::text",
     ),
 )
 CRASHED_JOBS = Verb(
@@ -108,6 +109,8 @@ class UpkeepRound(NamedTuple):
     """JSON text, as of `queue_settings`."""
     stopping: list[int]
     history_pages: int
+    resumed_at: str
+    """Since when rounds are led without a gap, and without a recovery of the server; only compared."""
 
 
 class DayDropped(NamedTuple):

@@ -53,6 +53,7 @@ CLAIM = Verb(
     ),
 )
 FORGET_CLAIM = Verb("forget_claim", (("worker_id", "bigint"), ("fence", "bigint")))
+FORGET_UNHELD = Verb("forget_unheld", (("worker_id", "bigint"), ("ids", "bigint[]"), ("leases", "bigint[]")))
 COMPLETE = Verb("complete", (("ids", "bigint[]"), ("leases", "bigint[]")))
 COMPLETE_WITH_RESULTS = Verb("complete_with_results", (("completions", "jsonb"),))
 NOTE = Verb(
@@ -146,6 +147,11 @@ def claim(
 def forget_claim(worker_id: int, fence: int) -> Call[list[int]]:
     """Gives back the jobs of a claim whose answer was lost; returns their ids."""
     return Call(FORGET_CLAIM, (str(worker_id), str(fence)), scalar)
+
+
+def forget_unheld(worker_id: int, ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:
+    """Gives back what a worker is said to hold, but for these; returns the ids of what it did."""
+    return Call(FORGET_UNHELD, (str(worker_id), bigints(ids), bigints(leases)), scalar)
 
 
 def complete(ids: Iterable[int], leases: Iterable[int]) -> Call[list[int]]:

@@ -42,6 +42,7 @@ COMMANDS = {
     "health": "pgqueue.cli.health:health",
     "doctor": "pgqueue.cli.doctor:doctor",
     "audit": "pgqueue.cli.audit:audit",
+    "keys": "pgqueue.cli.keys:keys",
     "db": "pgqueue.cli.db:db",
     "config": "pgqueue.cli.config:config",
     "dev": "pgqueue.cli.dev:dev",
@@ -63,6 +64,7 @@ SUMMARIES = {
     "health": "Say whether all is well, by the exit code.",
     "doctor": "Look for what keeps jobs from being run.",
     "audit": "List what operators did.",
+    "keys": "Make, list and rotate encryption keys.",
     "db": "Install and upgrade the schema.",
     "config": "Show the settings and where each comes from.",
     "dev": "Run a local PostgreSQL and a worker, for development.",
@@ -166,8 +168,10 @@ def _report(error: Exception) -> int:
 
 
 def _say(message: str, code: int) -> int:
+    from pgqueue.error_text import plain
+
     for line in message.splitlines():  # settings report everything that is wrong with them at once
-        click.echo(f"error: {line.strip()}", err=True)
+        click.echo(f"error: {plain(line.strip())}", err=True)
     return code
 
 
@@ -201,9 +205,13 @@ def load_settings(**given: Any) -> Settings:
 
 
 def required_dsn(settings: Settings) -> str:
-    """The DSN of a command that does not start a database by itself. Raises `MissingDSN` with the remedies."""
+    """The DSN of a command that does not start a database by itself. Raises `MissingDSN` with the remedies,
+    and `ConfigurationError` for what is no connection string."""
     if not settings.dsn:
         raise MissingDSN(MISSING_DSN)
+    from pgqueue.cli.connecting import parts_of
+
+    parts_of(settings.dsn)
     return settings.dsn
 
 

@@ -15,7 +15,7 @@ import psycopg
 
 from pgqueue import calls
 from pgqueue.cli.choosing import MOST
-from pgqueue.cli.output import note, print_table
+from pgqueue.cli.output import ID, note, print_table
 from pgqueue.drivers import run
 
 __all__ = ["act", "act_options", "agree", "check_named", "in_steps", "note_ids", "per_second"]
@@ -50,7 +50,7 @@ def act_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds ids, `--all-matching` and `--yes` to a command."""
     for option in reversed(
         (
-            click.argument("ids", type=click.IntRange(1), nargs=-1, metavar="[ID]..."),
+            click.argument("ids", type=ID, nargs=-1, metavar="[ID]..."),
             click.option("--all-matching", is_flag=True, help="All that match the filters, instead of ids."),
             click.option("-y", "--yes", is_flag=True, help="Do not ask."),
         )

@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 from pgqueue.cli import dsn_option, load_settings, required_dsn
 from pgqueue.cli.choosing import moment
 from pgqueue.cli.connecting import connected
-from pgqueue.cli.output import json_option, print_json, print_table
+from pgqueue.cli.output import LIMIT, json_option, print_json, print_table
 
 QUERY = """
 select id, acted_at, role, actor, verb, target, jobs, job_ids, filter, details from pgqueue_bi.audit
@@ -35,7 +35,7 @@ def audit() -> None:
 @click.option("--who", help="Only by those whose role or label has this in it.")
 @click.option("--since", metavar="TIME", help="Only since: ISO 8601, or an age such as 2h.")
 @click.option("--until", metavar="TIME", help="Only before: ISO 8601, or an age such as 2h.")
-@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=LIMIT, default=50, show_default=True, help="At most so many.")
 @json_option
 @dsn_option
 def list_(as_json: bool, since: str | None, until: str | None, **given: Any) -> None:

@@ -8,10 +8,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+import psycopg
 
+from pgqueue import calls
+from pgqueue.drivers import run
+from pgqueue.error_text import did_you_mean
 from pgqueue.job import seconds
 
-__all__ = ["MOST", "chosen", "dead_filters", "in_words", "job_filters", "json_object", "moment", "parse"]
+__all__ = [
+    "MOST",
+    "chosen",
+    "dead_filters",
+    "in_words",
+    "job_filters",
+    "json_object",
+    "moment",
+    "parse",
+    "unknown_queue",
+]
 
 MOST = 1_000_000
 """Jobs that one command acts on at the most."""
@@ -142,3 +156,14 @@ def _words(given: Mapping[str, Any]) -> Iterator[str]:
                 yield f"--args-contain {','.join(json.loads(value))}"
             case _:
                 yield f"--{name.replace('_', '-')} {value}"
+
+
+def unknown_queue(connection: psycopg.Connection[Any], queue: str) -> str | None:
+    """What to say of a queue that has neither jobs nor workers nor settings, for it may be misspelt; None: it has."""
+    names = [name for (name,) in connection.execute("select queue from pgqueue_bi.queue_health").fetchall()]
+    if queue in names:
+        return None
+    count = run(connection, calls.count_queue(queue))  # the view has what was counted a moment ago
+    if any(count):
+        return None
+    return f"no queue {queue!r} is known: it has neither jobs, nor workers, nor settings{did_you_mean(queue, names)}"

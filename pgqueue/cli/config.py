@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import click
 
 from pgqueue.cli import dsn_option, load_settings
@@ -19,13 +17,9 @@ def config() -> None:
 @dsn_option
 @json_option
 def show(as_json: bool) -> None:
-    """Show every setting, its value and its source; never a password."""
-    from pgqueue.settings import redact_dsn
-
+    """Show every setting, its value and its source; never a password or a key."""
     settings = load_settings()
-    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    values["dsn"] = settings.dsn and redact_dsn(settings.dsn)
-    del values["sources"]
+    values = settings.shown
     if as_json:
         print_json(
             {name: {"value": value, "source": settings.sources[name]} for name, value in values.items()}

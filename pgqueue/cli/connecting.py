@@ -7,11 +7,32 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue import calls
 from pgqueue.drivers import run, translate
+from pgqueue.dsn import redact_dsn
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable
-from pgqueue.settings import redact_dsn
+
+
+def parts_of(dsn: str) -> dict[str, Any]:
+    """The connection parameters of a DSN. Raises `ConfigurationError` for what libpq cannot read.
+
+    Hazard: the library's error quotes the text, and the password may be in it. So it is not shown, nor kept as the cause.
+    """
+    try:
+        return conninfo_to_dict(dsn)
+    except psycopg.Error:
+        raise ConfigurationError(f"dsn: {redact_dsn(dsn)} is no connection string") from None
+
+
+def opened(dsn: str, name: str) -> psycopg.Connection[Any]:
+    """An autocommit connection. Raises `DatabaseUnavailable` without the password in it, and `ConfigurationError`."""
+    parts_of(dsn)
+    try:
+        return psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name=name)
+    except psycopg.Error as error:
+        raise translate(error) or DatabaseUnavailable(str(error)) from error
 
 
 @contextmanager
@@ -22,14 +43,7 @@ def connected(dsn: str, *, only_reads: bool = False) -> Iterator[psycopg.Connect
     are a contract of their own. Raises `DatabaseUnavailable` without the password in it, `SchemaError`, and what the
     statements raise.
     """
-    try:
-        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10, application_name="pgqueue cli")
-    except psycopg.OperationalError as error:
-        raise translate(error) or DatabaseUnavailable(str(error)) from error
-    except psycopg.Error as error:
-        # Not the library's text, which may quote the password.
-        raise ConfigurationError(f"dsn: {redact_dsn(dsn)} is no connection string") from error
-    with connection:
+    with opened(dsn, "pgqueue cli") as connection:
         if not only_reads:
             run(connection, calls.protocol()).check()
         yield connection

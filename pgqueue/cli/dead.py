@@ -14,10 +14,14 @@ from pgqueue.cli import dsn_option, load_settings, required_dsn
 from pgqueue.cli.acting import act, act_options, agree, check_named, in_steps, note_ids, per_second
 from pgqueue.cli.choosing import MOST, chosen, dead_filters, in_words, json_object
 from pgqueue.cli.connecting import connected
-from pgqueue.cli.output import json_option, note, print_json, print_table, print_values
+from pgqueue.cli.output import ID, LIMIT, json_option, note, plain, print_json, print_table, print_values
+from pgqueue.cli.showing import reveal_option, shown
 from pgqueue.drivers import run
 from pgqueue.encoding import encode_args
+from pgqueue.encryption import is_sealed
+from pgqueue.errors import ConfigurationError
 from pgqueue.job import DeadLetter
+from pgqueue.settings import Settings
 
 
 @click.group()
@@ -27,7 +31,7 @@ def dead() -> None:
 
 @dead.command("list")
 @dead_filters
-@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=LIMIT, default=50, show_default=True, help="At most so many.")
 @json_option
 @dsn_option
 def list_(limit: int, as_json: bool, **given: Any) -> None:
@@ -56,16 +60,20 @@ def list_(limit: int, as_json: bool, **given: Any) -> None:
 
 
 @dead.command()
-@click.argument("id", type=click.IntRange(1))
+@click.argument("id", type=ID)
+@reveal_option
 @json_option
 @dsn_option
-def show(id: int, as_json: bool) -> None:
+def show(id: int, reveal: bool, as_json: bool) -> None:
     """Show one dead letter: its args and every attempt's error."""
-    with connected(required_dsn(load_settings())) as connection:
+    settings = load_settings()
+    with connected(required_dsn(settings)) as connection:
         letters = run(connection, calls.find_dead(ids=[id]))
     if not letters:
         raise click.ClickException(f"job {id} is no dead letter")
-    document = _document(letters[0], whole=True)
+    (letter,) = letters
+    document = _document(letter, whole=True)
+    document["args"] = shown(settings, letter.args, "args", letter.task, letter.queue, reveal=reveal)
     if as_json:
         print_json(document)
         return
@@ -75,10 +83,12 @@ def show(id: int, as_json: bool) -> None:
     print_values(document)
     for error in errors:
         click.echo(
-            f"\nattempt {error['attempt']} at {error['failed_at']}: {error['error']}: {error['message']}"
+            plain(
+                f"\nattempt {error['attempt']} at {error['failed_at']}: {error['error']}: {error['message']}"
+            )
         )
         if error.get("traceback"):
-            click.echo(error["traceback"].rstrip())
+            click.echo(plain(error["traceback"].rstrip()))
 
 
 def _args_edited(
@@ -133,6 +143,7 @@ def replay(
             raise click.UsageError("--args goes with one id, and without --set; for many there is --set")
         json_object(new_args, "--args")
         new_args = encode_args(json.loads(new_args), limit=settings.max_args_bytes)
+        new_args = _as_before(settings, ids[0], new_args)
     changes = encode_args(changed_args, limit=settings.max_args_bytes) if changed_args else None
     return _act(
         "replay",
@@ -145,6 +156,20 @@ def replay(
         rate=rate,
         **given,
     )
+
+
+def _as_before(settings: Settings, id: int, new_args: str) -> str:
+    """Args for a dead letter: sealed, when those that it has are."""
+    with connected(required_dsn(settings)) as connection:
+        letters = run(connection, calls.find_dead(ids=[id]))
+    if not letters or not is_sealed(letters[0].args):
+        return new_args
+    keyring = settings.keyring()
+    if keyring is None:
+        raise ConfigurationError(
+            f"encryption_keys: the args of job {id} are encrypted, and no key is set here to encrypt others"
+        )
+    return keyring.seal(new_args, "args", letters[0].task, letters[0].queue)
 
 
 @dead.command()

@@ -91,14 +91,13 @@ def _database(
     stack: ExitStack, settings: Settings, data_dir: Path | None
 ) -> tuple[EmbeddedServer | None, str]:
     """The server that was started or joined (None: the configured one), and the DSN to use."""
-    from psycopg.conninfo import conninfo_to_dict
-
+    from pgqueue.cli.connecting import parts_of
     from pgqueue.embedded import EmbeddedServer, default_data_dir
 
     folder = data_dir or default_data_dir()
     name = "postgres"
     if settings.dsn is not None:
-        given = {key: str(value) for key, value in conninfo_to_dict(settings.dsn).items()}
+        given = {key: str(value) for key, value in parts_of(settings.dsn).items()}
         if not _is_of(folder, given):
             _refuse_elsewhere(given, settings)
             note(f"using the configured database ({settings.sources['dsn']}), no server is started")

@@ -10,10 +10,9 @@ import psycopg
 
 from pgqueue.cli import dsn_option, load_settings, required_dsn
 from pgqueue.cli.checks import CHECKS, Finding, Patient
-from pgqueue.cli.output import json_option, note, print_json
-from pgqueue.drivers import translate
-from pgqueue.errors import ConfigurationError, DatabaseUnavailable, NotPermitted
-from pgqueue.settings import redact_dsn
+from pgqueue.cli.connecting import opened
+from pgqueue.cli.output import json_option, note, plain, print_json
+from pgqueue.errors import NotPermitted
 
 SEVERITIES = ("error", "warning", "unseen", "info")
 MISSING = ("3F000", "42P01", "42883", "42703")
@@ -34,15 +33,7 @@ def doctor(only: tuple[str, ...], as_json: bool) -> int:
     """
     dsn = required_dsn(load_settings())
     findings: dict[str, list[Finding]] = {}
-    try:
-        connection = psycopg.connect(
-            dsn, autocommit=True, connect_timeout=10, application_name="pgqueue doctor"
-        )
-    except psycopg.OperationalError as error:
-        raise translate(error) or DatabaseUnavailable(str(error)) from error
-    except psycopg.Error as error:
-        raise ConfigurationError(f"dsn: {redact_dsn(dsn)} is no connection string") from error
-    with connection:
+    with opened(dsn, "pgqueue doctor") as connection:
         patient = Patient(dsn, connection)
         for name in only or CHECKS:
             findings[name] = list(_checked(name, patient))
@@ -61,9 +52,9 @@ def doctor(only: tuple[str, ...], as_json: bool) -> int:
         )
         return int(has_error)
     for name, found in sorted(every, key=lambda pair: SEVERITIES.index(pair[1].severity)):
-        click.echo(f"{click.style(found.severity, bold=True)} ({name}): {_plain(found.what)}")
+        click.echo(f"{click.style(found.severity, bold=True)} ({name}): {plain(found.what)}")
         if found.remedy:
-            click.echo(f"    {_plain(found.remedy)}")
+            click.echo(f"    {plain(found.remedy)}")
     fine = [name for name, found in findings.items() if not found]
     if fine:
         click.echo(f"nothing to say of: {', '.join(fine)}")
@@ -92,8 +83,3 @@ def _checked(name: str, patient: Patient) -> Iterator[Finding]:
 
 def _count(every: list[tuple[str, Any]], severity: str) -> int:
     return sum(found.severity == severity for _, found in every)
-
-
-def _plain(text: str) -> str:
-    """Hazard: a name may hold what moves a terminal's cursor."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

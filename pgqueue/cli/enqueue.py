@@ -12,8 +12,9 @@ from pgqueue.cli.connecting import connected
 from pgqueue.cli.output import json_option, print_json
 from pgqueue.drivers import run
 from pgqueue.encoding import encode_args
-from pgqueue.errors import InvalidArgs
+from pgqueue.errors import ConfigurationError, InvalidArgs
 from pgqueue.job import seconds
+from pgqueue.options import DEFAULT_QUEUE
 
 
 @click.command()
@@ -25,6 +26,7 @@ from pgqueue.job import seconds
 @click.option("--max-attempts", type=click.IntRange(1, 32767), help="Default: 5.")
 @click.option("--unique-key", help="At most one unfinished job of the task with this key.")
 @click.option("--idempotency-key", help="The same key within 24 h makes one job.")
+@click.option("--encrypt", is_flag=True, help="Store ARGS encrypted with the first of the encryption keys.")
 @json_option
 @dsn_option
 def enqueue(
@@ -36,6 +38,7 @@ def enqueue(
     max_attempts: int | None,
     unique_key: str | None,
     idempotency_key: str | None,
+    encrypt: bool,
     as_json: bool,
 ) -> None:
     """Enqueue a job of TASK with ARGS, a JSON object: pgqueue enqueue send_welcome '{"user_id": 7}'."""
@@ -47,9 +50,17 @@ def enqueue(
         raise InvalidArgs(f"args: not JSON: {error}") from error
     if not isinstance(given, dict):
         raise InvalidArgs("args: expected a JSON object, such as '{\"user_id\": 7}'")
+    encoded = encode_args(given, limit=settings.max_args_bytes)
+    if encrypt:
+        keyring = settings.keyring()
+        if keyring is None:
+            raise ConfigurationError(
+                "encryption_keys: no key is set here to encrypt with: `pgqueue keys generate`"
+            )
+        encoded = keyring.seal(encoded, "args", task, queue or DEFAULT_QUEUE)
     call = calls.enqueue(
         task=task,
-        args=encode_args(given, limit=settings.max_args_bytes),
+        args=encoded,
         queue=queue,
         priority=priority,
         delay=None if delay is None else seconds(delay, name="delay"),

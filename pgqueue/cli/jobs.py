@@ -13,13 +13,15 @@ import click
 
 from pgqueue import calls
 from pgqueue.cli import dsn_option, load_settings, required_dsn
-from pgqueue.cli.choosing import chosen, job_filters
+from pgqueue.cli.choosing import chosen, job_filters, unknown_queue
 from pgqueue.cli.connecting import connected
 from pgqueue.cli.job_acts import cancel, delete, retry
-from pgqueue.cli.output import json_option, note, print_json, print_table, print_values
+from pgqueue.cli.output import ID, LIMIT, json_option, note, plain, print_json, print_table, print_values
+from pgqueue.cli.showing import reveal_option, shown
 from pgqueue.drivers import run
 from pgqueue.info import JobInfo
 from pgqueue.job import JobState
+from pgqueue.settings import Settings
 
 if TYPE_CHECKING:
     import psycopg
@@ -43,17 +45,20 @@ for command in (retry, cancel, delete):
 
 @jobs.command("list")
 @job_filters(STATES)
-@click.option("-n", "--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=LIMIT, default=50, show_default=True, help="At most so many.")
 @json_option
 @dsn_option
 def list_(limit: int, as_json: bool, **given: Any) -> None:
     """List jobs in any state, newest first."""
-    with connected(required_dsn(load_settings())) as connection:
+    settings = load_settings()
+    with connected(required_dsn(settings)) as connection:
         ids = run(connection, calls.find_jobs(max_rows=limit, **chosen(given)))
         infos = [info for step in _steps(ids) for info in run(connection, calls.look(step))]
+        queue = given.get("queue")
+        unknown = unknown_queue(connection, queue) if queue is not None and not infos else None
     infos.sort(key=lambda info: -info.id)
     if as_json:
-        print_json([_document(info) for info in infos])
+        print_json([_document(settings, info) for info in infos])
         return
     print_table(
         ("id", "state", "task", "queue", "attempts", "created", "due", "ended", "told"),
@@ -71,27 +76,30 @@ def list_(limit: int, as_json: bool, **given: Any) -> None:
             )
             for info in infos
         ],
-        empty="no jobs match",
+        empty=unknown or "no jobs match",
     )
 
 
 @jobs.command()
-@click.argument("id", type=click.IntRange(1))
+@click.argument("id", type=ID)
 @click.option("--logs", is_flag=True, help="The last lines of ctx.log of each attempt as well.")
 @click.option("-f", "--follow", is_flag=True, help="Watch its progress until it ends.")
+@reveal_option
 @json_option
 @dsn_option
-def show(id: int, logs: bool, follow: bool, as_json: bool) -> int:
+def show(id: int, logs: bool, follow: bool, reveal: bool, as_json: bool) -> int:
     """Show one job: its args, its result, how far it has come, the error of each attempt that failed.
 
     With --follow the exit code tells the end: 0 completed, 1 dead, 3 cancelled.
     """
-    with connected(required_dsn(load_settings())) as connection:
+    settings = load_settings()
+    with connected(required_dsn(settings)) as connection:
         info = _follow(connection, id) if follow else _look(connection, id)
         record = run(connection, calls.job_record(id))
     if record is None:  # its day's history went between the two
         raise click.ClickException(f"job {id} is not on record")
-    document = _document(info) | _rest(record)
+    document = _document(settings, info, reveal=reveal) | _rest(record)
+    document["args"] = shown(settings, record.args, "args", info.task, info.queue, reveal=reveal)
     reports = document.pop("reports")
     if logs:
         document["logs"] = [
@@ -154,7 +162,7 @@ class _Display:
         """What a look has found."""
         progress = info.progress
         said = f"job {info.id} {info.state}, attempt {info.attempt}/{info.max_attempts}"
-        message = f": {_plain(progress.message)}" if progress is not None and progress.message else ""
+        message = f": {plain(progress.message)}" if progress is not None and progress.message else ""
         if self._bar is not None:
             done = None if progress is None else progress.done
             total = None if progress is None else progress.total
@@ -171,12 +179,16 @@ class _Display:
 # Printing ---------------------------------------------------------------------------------------------
 
 
-def _document(info: JobInfo) -> dict[str, Any]:
+def _document(settings: Settings, info: JobInfo, *, reveal: bool = False) -> dict[str, Any]:
     document = {field.name: getattr(info, field.name) for field in fields(info)}
-    del document["_result"]
+    result = document.pop("_result")
     progress = info.progress
     document["tags"] = list(info.tags)
-    document["result"] = info.result
+    document["result"] = (
+        shown(settings, result, "result", info.task, info.queue, reveal=reveal)
+        if result is not None
+        else None
+    )
     document["progress"] = progress and {
         field.name: getattr(progress, field.name) for field in fields(progress)
     }
@@ -185,7 +197,6 @@ def _document(info: JobInfo) -> dict[str, Any]:
 
 def _rest(record: calls.JobRecord) -> dict[str, Any]:
     return {
-        "args": json.loads(record.args),
         "options": json.loads(record.options) if record.options else None,
         "unique_key": record.unique_key,
         "failures": json.loads(record.failures),
@@ -204,14 +215,16 @@ def _print(document: dict[str, Any]) -> None:
     for failure in failures:
         click.echo(
             f"\nattempt {failure['attempt']} failed at {failure['failed_at']}: "
-            f"{failure['error']}: {_plain(failure['message'])}"
+            f"{plain(failure['error'])}: {plain(failure['message'])}"
         )
         if failure.get("traceback"):
-            click.echo(_plain(failure["traceback"].rstrip()))
+            click.echo(plain(failure["traceback"].rstrip()))
     if logs is not None:
         click.echo()
         for line in logs:
-            click.echo(f"{line['at']}  attempt {line['attempt']}  {line['level']:<8}  {_plain(line['text'])}")
+            click.echo(
+                plain(f"{line['at']}  attempt {line['attempt']}  {line['level']!s:<8}  {line['text']}")
+            )
         if not logs:
             note("no lines of ctx.log were kept; those of a running attempt come with its end")
 
@@ -240,13 +253,6 @@ def _told(info: JobInfo) -> str:
         told = ": ".join(part for part in (info.reason, info.error, info.message) if part)
     line = " ".join(told.split())
     return line if len(line) <= 80 else line[:79] + "…"
-
-
-def _plain(text: str) -> str:
-    """Hazard: what a job says may hold what moves a terminal's cursor."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
 
 
 def _steps(ids: Iterable[int]) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -10,7 +11,15 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "note", "plain", "print_json", "print_table", "print_values"]
+from pgqueue.error_text import plain
+
+__all__ = ["ID", "LIMIT", "json_option", "note", "plain", "print_json", "print_table", "print_values"]
+
+ID = click.IntRange(1, 2**63 - 1)
+"""An id on the command line: what a bigint holds."""
+
+LIMIT = click.IntRange(1, 2**31 - 1)
+"""A number of rows on the command line."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 """Adds `--json` to a command, as the argument `as_json`."""
@@ -18,12 +27,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 def note(message: str) -> None:
     """A line of progress or advice, to stderr."""
-    click.echo(message, err=True)
+    click.echo(plain(message), err=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, to stdout. Times become ISO 8601, what is unknown its text."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+    """One JSON document, to stdout. Times become ISO 8601, what is unknown its text; what a terminal would obey is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_told)
+    click.echo(_UNUSUAL.sub(_escaped, text))
+
+
+_UNUSUAL = re.compile(r"[^\x20-\x7e\n]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Such a character is part of a string, for JSON has none anywhere else."""
+    return found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1]
 
 
 def print_table(
@@ -68,12 +86,5 @@ def _cell(value: Any) -> str:
     return plain(str(value))
 
 
-def plain(text: str) -> str:
-    """Hazard: an error's text may hold what moves a terminal's cursor."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text
-    )
-
-
-def _plain(value: Any) -> str:
+def _told(value: Any) -> str:
     return value.isoformat() if isinstance(value, date | datetime) else str(value)

@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from pgqueue import calls
 from pgqueue.cli import dsn_option, load_settings, required_dsn
 from pgqueue.cli.acting import act, agree, in_steps
-from pgqueue.cli.choosing import MOST
+from pgqueue.cli.choosing import MOST, unknown_queue
 from pgqueue.cli.connecting import connected
 from pgqueue.cli.output import json_option, note, print_json, print_table
 from pgqueue.drivers import run
@@ -97,7 +97,9 @@ def list_(as_json: bool) -> None:
 def pause(queue: str, until: str | None) -> None:
     """Let no job of QUEUE be claimed, on any worker. Those that run go on; more can be enqueued."""
     with connected(required_dsn(load_settings())) as connection:
+        unknown = unknown_queue(connection, queue)
         act(connection, calls.pause(queue, _ahead(until)))
+    _warn(unknown)
     note(f"{queue} is paused" + (f" until {until}" if until else ": pgqueue queues resume starts it again"))
 
 
@@ -107,6 +109,7 @@ def pause(queue: str, until: str | None) -> None:
 def resume(queue: str) -> None:
     """Let jobs of QUEUE be claimed again."""
     with connected(required_dsn(load_settings())) as connection:
+        _demand(connection, queue)
         act(connection, calls.resume(queue))
     note(f"{queue} is not paused")
 
@@ -163,6 +166,7 @@ def drain(queue: str, scheduled: bool, timeout: str | None, as_json: bool) -> in
     deadline = None if timeout is None else time.monotonic() + seconds(timeout, name="--timeout")
     said: calls.QueueCount | None = None
     with connected(required_dsn(load_settings())) as connection:
+        _demand(connection, queue)
         while True:
             began = time.monotonic()
             count = run(connection, calls.count_queue(queue))
@@ -195,6 +199,7 @@ def purge(queue: str, yes: bool, as_json: bool) -> None:
     Nothing of them is left. To keep a record, cancel them: pgqueue jobs cancel --all-matching --queue QUEUE.
     """
     with connected(required_dsn(load_settings())) as connection:
+        _demand(connection, queue)
         jobs = run(connection, calls.find_jobs(states=WAITING, queue=queue, max_rows=MOST))
         agree(connection, "delete", jobs, yes=yes)
         deleted = 0
@@ -209,11 +214,25 @@ def purge(queue: str, yes: bool, as_json: bool) -> None:
 
 def _set(queue: str, settings: dict[str, Any], as_json: bool) -> None:
     with connected(required_dsn(load_settings())) as connection:
+        unknown = unknown_queue(connection, queue)
         every = act(connection, calls.set_queue(queue, json.dumps(settings)))
+    _warn(unknown)
     if as_json:
         print_json({"queue": queue, "settings": every})
     else:
         note(f"{queue}: " + (", ".join(f"{name}={value}" for name, value in every.items()) or "the defaults"))
+
+
+def _demand(connection: psycopg.Connection[Any], queue: str) -> None:
+    """Refuses a queue that is not known: to wait for it or to empty it would always succeed."""
+    if (unknown := unknown_queue(connection, queue)) is not None:
+        raise click.ClickException(unknown)
+
+
+def _warn(unknown: str | None) -> None:
+    """What a queue is to be may be said before its first job comes; but it may be misspelt."""
+    if unknown is not None:
+        note(f"until now {unknown}")
 
 
 def _setting(text: str) -> tuple[str, Any]:

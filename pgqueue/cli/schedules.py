@@ -12,7 +12,7 @@ import click
 from pgqueue import calls
 from pgqueue.cli import dsn_option, load_settings, required_dsn
 from pgqueue.cli.connecting import connected
-from pgqueue.cli.output import json_option, note, print_json, print_table, print_values
+from pgqueue.cli.output import LIMIT, json_option, note, print_json, print_table, print_values
 from pgqueue.cli.schedule_rows import (
     Row,
     clock,
@@ -28,6 +28,7 @@ from pgqueue.cli.schedule_rows import (
     unknown,
     zone_of,
 )
+from pgqueue.cli.showing import reveal_option, shown
 from pgqueue.cron import SecondsField
 from pgqueue.drivers import run
 from pgqueue.encoding import encode_args
@@ -86,15 +87,18 @@ def list_(as_json: bool) -> None:
 
 @schedules.command()
 @click.argument("name")
+@reveal_option
 @json_option
 @dsn_option
-def show(name: str, as_json: bool) -> None:
+def show(name: str, reveal: bool, as_json: bool) -> None:
     """Show one schedule: its jobs, when it is due, what it does with missed due times and overlaps."""
-    with connected(required_dsn(load_settings())) as connection:
+    settings = load_settings()
+    with connected(required_dsn(settings)) as connection:
         row = find(connection, name)
-        record = run(connection, calls.schedule_record(name))
+        args, options = run(connection, calls.schedule_record(name)) or ("null", None)
         now = clock(connection)
-    row["args"], row["options"] = (json.loads(text or "null") for text in record or (None, None))
+    row["args"] = shown(settings, args, "args", row["task"], row["queue"], reveal=reveal)
+    row["options"] = json.loads(options or "null")
     if as_json:
         print_json(row)
         return
@@ -186,7 +190,7 @@ def next_(
 
 @schedules.command()
 @click.argument("name")
-@click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+@click.option("-n", "--limit", type=LIMIT, default=20, show_default=True, help="At most so many.")
 @json_option
 @dsn_option
 def history(name: str, limit: int, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from pgqueue import calls
 from pgqueue.cli import dsn_option, load_settings, required_dsn
 from pgqueue.cli.acting import act, note_ids
 from pgqueue.cli.connecting import connected
-from pgqueue.cli.output import json_option, note, print_json, print_table
+from pgqueue.cli.output import ID, json_option, note, print_json, print_table
 
 COLUMNS = (
     "id",
@@ -48,7 +48,7 @@ def list_(as_json: bool) -> None:
 
 
 @workers.command()
-@click.argument("ids", type=click.IntRange(1), nargs=-1, metavar="[ID]...")
+@click.argument("ids", type=ID, nargs=-1, metavar="[ID]...")
 @click.option("--all", "every", is_flag=True, help="All that are registered, instead of ids.")
 @json_option
 @dsn_option

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from alembic import command
 
+from pgqueue.dsn import redact_dsn
 from pgqueue.errors import SchemaMissing, SchemaOutdated
 from pgqueue.migrate import revisions
 from pgqueue.migrate.connecting import Tell, connect, explained
 from pgqueue.migrate.schema import SchemaStatus, read, unrecorded
 from pgqueue.migrate.upgrading import TURN, apply_next_patiently, take_turn
-from pgqueue.settings import redact_dsn
 from pgqueue.version import __version__
 
 __all__ = ["SchemaStatus", "check", "downgrade", "sql", "status", "upgrade"]

@@ -14,8 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.pool import NullPool
 
 from pgqueue import drivers
+from pgqueue.dsn import normalize_dsn, redact_dsn
 from pgqueue.errors import ConfigurationError, DatabaseUnavailable, NotPermitted, SchemaError
-from pgqueue.settings import normalize_dsn, redact_dsn
 
 _OLDEST_SERVER = 150_000
 _CONNECT_SECONDS = 10

@@ -53,6 +53,11 @@ LOG_EVENTS: Mapping[str, LogEvent] = MappingProxyType(
             "The worker had not been heard of for longer than its lease: others have its jobs, and it starts anew.",
             "Look for a machine that slept, a network that was cut, a process that had no CPU.",
         ),
+        "schema.refused": LogEvent(
+            "The schema was replaced by one that does not serve this release any more, or not yet. The worker claims nothing more, "
+            "lets its jobs end, and ends with exit code 1.",
+            "Start workers of the release that `error` asks for; see docs/howto/upgrading.md for the order of an upgrade.",
+        ),
         "worker.failed": LogEvent(
             "A worker inside of an application met an error of pgqueue's own, and starts anew.", "Report it."
         ),
@@ -67,11 +72,20 @@ LOG_EVENTS: Mapping[str, LogEvent] = MappingProxyType(
         "claim.unheard": LogEvent(
             "An answer with claimed jobs was lost with its connection. They were given back."
         ),
+        "endings.forgotten": LogEvent(
+            "The database came back in an earlier state, and had jobs (`job_ids`, the first hundred) in the hands of this worker that "
+            "it had ended. They were given back, and run again.",
+            "See [high availability](../howto/high-availability.md): commits were lost in a failover, or an older dump was restored.",
+        ),
         "app.not_loaded": LogEvent(
             "A process that runs jobs apart could not import the app.",
             "Import what `app` names by hand, as the worker's user and in its folder.",
         ),
         # The database
+        "database.recovered": LogEvent(
+            "The server has recovered from a crash, a standby was promoted, or nobody could reach it for a while: leases count from "
+            "now, and each process gives back what it does not hold.",
+        ),
         "database.unavailable": LogEvent(
             "The database could not be reached. `link` says for what; it is tried again until it answers.",
             "When it lasts: is the server up, is it reachable, does it have connections left?",
@@ -102,6 +116,10 @@ LOG_EVENTS: Mapping[str, LogEvent] = MappingProxyType(
         ),
         "job.expired": LogEvent("Its time to start was over: the job ends as cancelled."),
         "job.cancelling": LogEvent("Somebody cancels the job while it runs here: its handler is told."),
+        "job.key_missing": LogEvent(
+            "The job's args are encrypted with a key that this worker does not have: it is tried again in 30 seconds.",
+            "Add the key that `error` names behind the others in `encryption_keys`.",
+        ),
         "job.put_off": LogEvent(
             "The job is a suspect, and the processes for suspects are taken: it is tried again in about ten seconds."
         ),

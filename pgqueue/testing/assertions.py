@@ -63,7 +63,7 @@ def enqueued(connection: Any, task: AnyTask | None = None, /, **criteria: Unpack
     `task` is a task, its name, or not given: any. For `criteria` see `Criteria`.
     """
     wanted = Wanted(task, **criteria)
-    return _look(connection, wanted.found_in)
+    return _look(connection, wanted, wanted.found_in)
 
 
 @overload
@@ -110,7 +110,7 @@ def assert_enqueued(
             raise AssertionError(f"{number} of {wanted} enqueued{rather}\n\n{told(jobs, wanted)}")
         return found
 
-    return _look(connection, check)
+    return _look(connection, wanted, check)
 
 
 @overload
@@ -134,15 +134,17 @@ def refute_enqueued(connection: Any, task: AnyTask | None = None, /, **criteria:
                 f"{len(found)} job{'s'[: len(found) - 1]} of {wanted} {verb} enqueued\n\n{told(found)}"
             )
 
-    return _look(connection, check)
+    return _look(connection, wanted, check)
 
 
-def _look(connection: Any, then: Callable[[Sequence[WaitingJob]], T]) -> T | Awaitable[T]:
+def _look(connection: Any, wanted: Wanted, then: Callable[[Sequence[WaitingJob]], T]) -> T | Awaitable[T]:
     __tracebackhide__ = True
     found = run(connection, calls.find_waiting(max_rows=MAX_JOBS))
-    return _then(found, then) if inspect.isawaitable(found) else then(found)
+    return _then(found, wanted, then) if inspect.isawaitable(found) else then(wanted.opened(found))
 
 
-async def _then(found: Awaitable[Sequence[WaitingJob]], then: Callable[[Sequence[WaitingJob]], T]) -> T:
+async def _then(
+    found: Awaitable[Sequence[WaitingJob]], wanted: Wanted, then: Callable[[Sequence[WaitingJob]], T]
+) -> T:
     __tracebackhide__ = True
-    return then(await found)
+    return then(wanted.opened(await found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from pgqueue.encoding import encode_args
 from pgqueue.error_text import did_you_mean, safe_repr
 from pgqueue.errors import InvalidArgs, InvalidOption
 from pgqueue.job import WaitingJob, seconds
-from pgqueue.task import Enqueueable
+from pgqueue.task import Enqueueable, Task
 
 TOLERANCE = 5.0
 """Seconds, either way."""
@@ -41,6 +42,7 @@ class Wanted:
         if task is not None and not isinstance(task, str | Enqueueable):
             raise InvalidOption(f"task: expected a task or its name, got {safe_repr(task)}")
         self.task = task.task.name if isinstance(task, Enqueueable) else task
+        self._opener = task.task if isinstance(task, Enqueueable) and task.task.encrypt else None
         if isinstance(task, Enqueueable) and args is not None:
             _check_names(task, args)
         self._args = {} if args is None else {name: _stored(value) for name, value in args.items()}
@@ -51,6 +53,13 @@ class Wanted:
         }
         self._tags = (tags,) if isinstance(tags, str) else tuple(tags or ())
         self._due = None if run_at is None else _Due(run_at, seconds(tolerance, name="tolerance"))
+
+    def opened(self, jobs: Sequence[WaitingJob]) -> list[WaitingJob]:
+        """The jobs, those of a task that encrypts with args that can be read; of a task's name alone they cannot."""
+        return [
+            job if self._opener is None or job.task != self.task else _opened(self._opener, job)
+            for job in jobs
+        ]
 
     def found_in(self, jobs: Sequence[WaitingJob]) -> list[WaitingJob]:
         """Those of the jobs that are meant."""
@@ -172,6 +181,10 @@ def _moment(value: Any) -> datetime | float:
             raise InvalidOption(f"run_at: expected a datetime with a time zone, got {safe_repr(value)}")
         return value
     return seconds(value, name="run_at")
+
+
+def _opened(task: Task[..., Any], job: WaitingJob) -> WaitingJob:
+    return replace(job, args=json.loads(task.unseal(json.dumps(job.args), "args", job.queue)))
 
 
 def _check_names(task: Enqueueable[Any], args: Mapping[str, Any]) -> None:

@@ -100,13 +100,16 @@ class Performer:
         batch: list[BatchJob[Any]] = []
         if isinstance(task, BatchTask):
             claimed = [self._claimed(bound.call(item), number) for number, item in enumerate(args, self._id)]
-            batch = [BatchJob(task.decode(job.args)["item"], job) for job in claimed]
+            batch = [
+                BatchJob(task.decode(task.unseal(job.args, "args", job.queue))["item"], job)
+                for job in claimed
+            ]
             call = partial(handler.function, batch)
         else:
             job = self._claimed(bound.call(*args, **kwargs), self._id)
             context.run(current_job.set, job)
             first = (self._context(bound, job),) if handler.takes_context else ()
-            call = partial(handler.function, *first, **task.decode(job.args))
+            call = partial(handler.function, *first, **task.decode(task.unseal(job.args, "args", job.queue)))
         try:
             if task.is_async:
                 result = await asyncio.create_task(call(), context=context)

@@ -17,7 +17,8 @@ import structlog
 
 from pgqueue.batch_task import BatchTask
 from pgqueue.context import Context, current_job
-from pgqueue.errors import LeaseLost, ProcessDied, TimedOut
+from pgqueue.encryption import is_sealed
+from pgqueue.errors import ProcessDied, TimedOut
 from pgqueue.invocation import Handler
 from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
@@ -34,10 +35,11 @@ from pgqueue.worker.decide import (
     is_suspect,
     keep,
     misfit,
+    unopened,
 )
 from pgqueue.worker.executors.coroutines import InContext, run_in
 from pgqueue.worker.executors.threads import Threads
-from pgqueue.worker.executors.transactional import NotStarted, Transactions
+from pgqueue.worker.executors.transactional import NotAccepted, NotStarted, Transactions
 from pgqueue.worker.isolation import Isolation
 from pgqueue.worker.link import report_outage
 from pgqueue.worker.settler import NO_CELL, OnEnded
@@ -77,12 +79,15 @@ class Attempts:
         self._isolation = isolation
         self._threads = threads
         self._transactions = transactions
-        self._steps = Steps(transactions)
+        self._steps = Steps(transactions, tasks)
         self._expire = expire
         self._on_unknown_task = on_unknown_task
         self._handler_of = handler_of
         self._on_ended = on_ended
         self._starts = {name: self._start_of(task) for name, task in tasks.items()}
+        for name, task in tasks.items():
+            if task.may_be_sealed:
+                self._starts[name] = _unsealed(task, self._starts[name])
         if telling is not None:
             for name in telling.watched("started"):
                 if isolation is None or tasks[name].executor != "process":  # which begins later
@@ -167,7 +172,7 @@ class Attempts:
             try:
                 args = decode(job.args)
             except Exception as error:  # noqa: BLE001 - InvalidArgs, or what a model's own validation raises
-                return misfit(error)
+                return misfit(job, task, error)
             context = contextvars.copy_context()
             context.run(current_job.set, job)
             try:
@@ -274,7 +279,7 @@ class Attempts:
         if isinstance(error, NotStarted) and task.transactional:  # else it is a step that found no database
             report_outage("transactional", error)
             return Snoozed(1.0)
-        if isinstance(error, LeaseLost) and task.transactional:
+        if isinstance(error, NotAccepted):
             log.warning("lease.lost", job_id=job.id, task=job.task, queue=job.queue, dropped="transaction")
             return None
         return decide(job, task, error)
@@ -290,10 +295,19 @@ def _decoded(
         try:
             args = decode(job.args)
         except Exception as error:  # noqa: BLE001 - InvalidArgs, or what a model's own validation raises
-            return misfit(error)
+            return misfit(job, task, error)
         return begin(slot, job, args)
 
     return decoded_start
+
+
+def _unsealed(task: Task[..., Any], start: Start) -> Start:
+    """A start function for jobs that the claimer could open; the others do not begin."""
+
+    def unsealed_start(slot: Slot, job: ClaimedJob) -> Ending | Awaitable[Ending | None]:
+        return unopened(job, task) if is_sealed(job.args) else start(slot, job)
+
+    return unsealed_start
 
 
 def _context_of(job: ClaimedJob) -> contextvars.Context:

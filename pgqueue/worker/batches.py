@@ -64,12 +64,17 @@ class Collector:
                 future.add_done_callback(partial(_abandon, running, batch))
 
     async def _run(self, batch: list[_Entry]) -> None:
-        error: BaseException | None = None
         try:
             async with asyncio.timeout(self._task.timeout) as limit:
                 await self._call([item for _, item, _ in batch])
         except BaseException as raised:  # noqa: BLE001 - SystemExit and KeyboardInterrupt are the handler's too
-            error = TimedOut("the batch took longer than its timeout") if limit.expired() else raised
+            self._end(
+                batch, TimedOut("the batch took longer than its timeout") if limit.expired() else raised
+            )
+        else:
+            self._end(batch, None)
+
+    def _end(self, batch: list[_Entry], error: BaseException | None) -> None:
         for job, item, future in batch:
             if not future.done():
                 outcome = item.outcome or error

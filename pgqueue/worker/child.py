@@ -2,7 +2,7 @@
 
 Run by the supervisor as `python -m pgqueue.worker.child`; its orders come as one JSON line on stdin, and
 after them one byte for each poke, the id of each worker whose jobs were rescued on a line, what operators have set for
-queues as one of JSON, and alerts as one with an array. When stdin ends the supervisor is gone, and the child goes with it.
+queues as one of JSON, alerts as one with an array, and `REWOUND` as one when the database may have forgotten something. When stdin ends the supervisor is gone, and the child goes with it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pgqueue.worker.orders import (
     POKE,
     READY,
     READY_FOR_ALERTS,
+    REWOUND,
     Orders,
     QueueTerms,
 )
@@ -102,6 +103,8 @@ class Child:
                 if POKE in told:
                     loop.call_soon_threadsafe(partial(self.services.claimer.poke, forget_sleep=True))
                 *lines, unread = (unread + told.replace(POKE, b"")).split(b"\n")
+                if REWOUND in lines:
+                    loop.call_soon_threadsafe(self.services.claimer.doubt)
                 rescued = [int(line) for line in lines if line.isdigit()]
                 if rescued:
                     loop.call_soon_threadsafe(self.services.hear_of_rescue, rescued)

@@ -16,7 +16,8 @@ import structlog
 
 from pgqueue import calls
 from pgqueue.calls import Call
-from pgqueue.errors import DatabaseUnavailable, UnknownWorker
+from pgqueue.encryption import Keyring, is_sealed
+from pgqueue.errors import CannotDecrypt, DatabaseUnavailable, UnknownWorker
 from pgqueue.job import ClaimedJob
 from pgqueue.worker.cursors import Cursors, Start
 from pgqueue.worker.hand import Hand
@@ -50,7 +51,9 @@ class Claimer:
     """One service: `run_once` makes one claim; `run` repeats it, and sleeps in between when there is nothing.
 
     `limits` maps each queue to the most jobs of it that this worker runs at once, None: no own limit. `give_back` takes the
-    leases of jobs in the hand that no slot has begun, and releases them.
+    leases of jobs in the hand that no slot has begun, and releases them. `held` says what this worker has claimed and not
+    settled, as (id, lease). `keyring` opens args that are sealed; those that it
+    cannot open stay so.
     """
 
     def __init__(
@@ -61,19 +64,24 @@ class Claimer:
         worker_id: int,
         limits: Mapping[str, int | None],
         give_back: Callable[[Collection[tuple[int, int]]], None],
+        held: Callable[[], Collection[tuple[int, int]]],
         listens: bool,
         poll_interval: float,
+        keyring: Keyring | None = None,
     ):
         self._link = link
         self._hand = hand
         self._worker_id = worker_id
         self._give_back = give_back
+        self._held = held
+        self._in_doubt = False  # whether the database may think that we hold more than we do
         self._own_limits = dict(limits)
         self._limits = dict(limits)
         self._queues = list(limits)
         self._cursors = Cursors(self._queues)
         self._listens = listens
         self._poll_interval = poll_interval
+        self._keyring = keyring
         self._poked = asyncio.Event()
         self._walked = False  # whether the last claim started at the floors
         self._open: list[str] = []  # the queues that had room at the last look
@@ -94,6 +102,12 @@ class Claimer:
         if forget_sleep:
             self._asleep_for, self._writers = set(), None
         self._poked.set()
+
+    def doubt(self) -> None:
+        """The database may have come back in an earlier state: what we do not hold is given back before the next claim."""
+        self._in_doubt = True
+        self.poke(forget_sleep=True)
+        self._hand.has_room.set()
 
     def limit(self, set_limits: Mapping[str, int | None]) -> bool:
         """Holds to what operators have set for queues as well, whichever is less; whether a queue has less than before."""
@@ -125,6 +139,8 @@ class Claimer:
             try:
                 if self._unheard:
                     await self._forget_unheard()
+                if self._in_doubt:
+                    await self._forget_unheld()
                 room = self._room()
                 if not any(room):
                     await self._wait_for_room()
@@ -157,6 +173,22 @@ class Claimer:
                 self._unheard.remove(entry)
                 self._asked_back.discard(entry)
 
+    async def _forget_unheld(self) -> None:
+        """Gives back what has ended here, and is in our hands again for a database that has forgotten it.
+
+        No claim is under way: what one would bring is held by nobody yet.
+        """
+        self._in_doubt = False
+        held = [*self._held()]
+        call = calls.forget_unheld(self._worker_id, [id for id, _ in held], [lease for _, lease in held])
+        try:
+            ids = await self._link.run(call)
+        except BaseException:
+            self._in_doubt = True
+            raise
+        if ids:
+            log.warning("endings.forgotten", jobs=len(ids), job_ids=ids[:100])
+
     async def run_once(self, room: tuple[int, ...] | None = None) -> int:
         """One claim of what fits into the hand; returns how many jobs came."""
         room = room or self._room()
@@ -175,7 +207,7 @@ class Claimer:
             self._unheard.append((time.monotonic(), next_claim.fence))
             raise
         if jobs:
-            self._hand.put(jobs)
+            self._hand.put(jobs if self._keyring is None else [_opened(self._keyring, job) for job in jobs])
             if self._limits is not limits:
                 self._give_back_what_is_over()
             if len(jobs) < max_jobs:
@@ -319,3 +351,11 @@ async def _within(event: asyncio.Event, seconds: float | None) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
+
+
+def _opened(keyring: Keyring, job: ClaimedJob) -> ClaimedJob:
+    if not is_sealed(job.args):
+        return job
+    with contextlib.suppress(CannotDecrypt):  # the attempt says what is wrong with them (decide.unopened)
+        return job._replace(args=keyring.open(job.args, "args", job.task, job.queue))
+    return job

@@ -13,7 +13,7 @@ import structlog
 
 from pgqueue.encoding import encode_result
 from pgqueue.error_text import ErrorText, describe_error, one_line, safe_text
-from pgqueue.errors import InvalidOption, ProcessDied
+from pgqueue.errors import CannotDecrypt, ConfigurationError, InvalidOption, ProcessDied, UnknownKey
 from pgqueue.job import MAX_DELAY, Cancel, ClaimedJob, Fail, Retry, Snooze
 from pgqueue.retry import DEFAULT_RETRY, RetryPolicy, from_json
 from pgqueue.task import Task
@@ -67,6 +67,9 @@ RELEASED = Released()
 CANCELLED = Cancelled()
 
 
+KEY_WAIT = 30.0
+"""Seconds that a job waits whose args are encrypted with a key that this worker does not have."""
+
 SUSPICIOUS = 2
 """Crashes that make a suspect. The first one may have been an accident (a kill, the machine, the memory): after that all
 jobs of a worker start again at once, and only in its own process there is room for so many."""
@@ -83,20 +86,21 @@ def decide(job: ClaimedJob, task: Task[..., Any], error: BaseException | None) -
         case Cancel():
             return Cancelled(safe_text(error, 500) or "cancelled")
         case Fail():
-            return Failed(describe_error(error), None, "failed")
+            return Failed(_told(job, task, error), None, "failed")
         case Retry(after=float() as after) if 0 <= after <= MAX_DELAY:
-            return Failed(describe_error(error), _unless_exhausted(job, after))
+            return Failed(_told(job, task, error), _unless_exhausted(job, after))
         case _ if isinstance(error, task.permanent):
-            return Failed(describe_error(error), None, "permanent")
+            return Failed(_told(job, task, error), None, "permanent")
         case _:
             delay = _backoff(policy_of(job, task), job.attempt, error)
-            return Failed(describe_error(error), None if delay is None else _unless_exhausted(job, delay))
+            return Failed(_told(job, task, error), None if delay is None else _unless_exhausted(job, delay))
 
 
 def keep(job: ClaimedJob, task: Task[..., Any], result: Any) -> Completed:
     """The ending of an attempt that returned `result`, which its task keeps."""
     try:
-        return Completed(encode_result(result, limit=task.result_limit()))
+        encoded = encode_result(result, limit=task.result_limit())
+        return Completed(task.seal(encoded, "result", job.queue))
     except BaseException as error:  # noqa: BLE001 - what is read may be a property that raises anything
         # The work is done: what it returned cannot undo that.
         reason = one_line(error)
@@ -136,9 +140,21 @@ def died(job: ClaimedJob, task: Task[..., Any], error: ProcessDied) -> Failed:
     return Failed(text, None if task.on_crash == "dead" else ending.delay, reason)
 
 
-def misfit(error: BaseException) -> Failed:
+def misfit(job: ClaimedJob, task: Task[..., Any], error: BaseException) -> Failed:
     """The ending of a job whose args no longer fit its function: trying again cannot help."""
-    return Failed(describe_error(error), None, "invalid_args")
+    return Failed(_told(job, task, error), None, "invalid_args")
+
+
+def unopened(job: ClaimedJob, task: Task[..., Any]) -> Ending:
+    """The ending of a job whose args are still sealed: put off while their key is missing here, else a dead letter."""
+    try:
+        task.unseal(job.args, "args", job.queue)
+    except (UnknownKey, ConfigurationError) as error:
+        log.warning("job.key_missing", job_id=job.id, task=job.task, queue=job.queue, error=str(error))
+        return Snoozed(KEY_WAIT)
+    except CannotDecrypt as error:
+        return misfit(job, task, error)
+    return RELEASED
 
 
 def policy_of(job: ClaimedJob, task: Task[..., Any]) -> RetryPolicy:
@@ -167,13 +183,18 @@ def expires(job: ClaimedJob) -> bool:
     return job.options is not None and '"expires_' in job.options
 
 
+def _told(job: ClaimedJob, task: Task[..., Any], error: BaseException) -> ErrorText:
+    """What is stored and logged of an error, without what is not to be shown of the job's args."""
+    return task.redact(describe_error(error), job.args)
+
+
 def _backoff(policy: RetryPolicy, attempt: int, error: BaseException | None) -> float | None:
     """What the policy says; the default one's wait when it raises, or says what is no wait."""
     try:
         wait = policy.delay(attempt, error)
         if wait is None or 0 <= wait <= MAX_DELAY:  # false for NaN too
             return wait
-    except Exception:
+    except BaseException:
         log.exception("retry.policy_failed", policy=type(policy).__name__)
     return DEFAULT_RETRY.delay(attempt)
 

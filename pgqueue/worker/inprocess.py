@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import structlog
 
 from pgqueue.app import App
-from pgqueue.errors import MissingDSN, UnknownWorker
+from pgqueue.errors import MissingDSN, SchemaError, UnknownWorker
 from pgqueue.hooks import Alert
 from pgqueue.invocation import check
 from pgqueue.observe.logging import configure_logging
@@ -101,6 +101,7 @@ class Worker:
         self._services: Services | None = None
         self._running: asyncio.Task[None] | None = None
         self._lost = 0
+        self._refused: SchemaError | None = None
         self._untold: list[int] = []
 
     async def __aenter__(self) -> Worker:
@@ -123,9 +124,11 @@ class Worker:
             is_needed=lambda: not loop.is_closed(),
             lost=lambda worker_id: _tell(loop, self._lose, worker_id),
             look=lambda: _tell(loop, self._look),
+            rewound=lambda: _tell(loop, self._rewound),
             rescued=lambda worker_ids: _tell(loop, self._hear_of_rescue, worker_ids),
             apply=lambda queue_terms: _tell(loop, self._apply, queue_terms),
             stop_asked=lambda worker_id: _tell(loop, self._stop_asked, worker_id),
+            refused=lambda error: _tell(loop, self._refuse, error),
             hears_alerts=lambda: self._services is not None and self._services.telling.hears_alerts,
             alerted=self._alerted,
         )
@@ -148,7 +151,7 @@ class Worker:
         if self._services is not None:
             self._services.drain()
         try:
-            await self.wait()
+            await self._drained()
         except CancelledError:
             if self._services is not None:
                 self._services.hurry()
@@ -159,7 +162,16 @@ class Worker:
             await self._leave()
 
     async def wait(self) -> None:
-        """Waits until the worker has drained, after `stop`."""
+        """Waits until the worker has drained, after `stop`.
+
+        It stops by itself, and this raises `SchemaError`, when the schema was replaced by one that does not serve this
+        release any more.
+        """
+        await self._drained()
+        if self._refused is not None:
+            raise self._refused
+
+    async def _drained(self) -> None:
         await asyncio.shield(self._serving)
 
     def stop(self) -> None:
@@ -334,6 +346,10 @@ class Worker:
         if self._services is not None:
             self._services.claimer.poke(forget_sleep=True)
 
+    def _rewound(self) -> None:
+        if self._services is not None:
+            self._services.claimer.doubt()
+
     def _apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
         """New services read what is set at their start."""
         if self._services is not None:
@@ -341,6 +357,13 @@ class Worker:
 
     def _stop_asked(self, worker_id: int) -> None:
         log.info("worker.stopping", worker=worker_id, how="drain", asked_by="an operator")
+        if self._stops == 0:
+            self._stop()
+
+    def _refuse(self, error: SchemaError) -> None:
+        """The schema does not serve this release any more: what is claimed from now on would be claimed wrongly."""
+        log.error("schema.refused", error=str(error))
+        self._refused = error
         if self._stops == 0:
             self._stop()
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from pgqueue.errors import SchemaError
 from pgqueue.hooks import Alert
 from pgqueue.settings import Settings
 from pgqueue.worker.board import Board
@@ -43,9 +44,11 @@ class Keeper:
         is_needed: Callable[[], bool],
         lost: Callable[[int], None],
         look: Callable[[], None],
+        rewound: Callable[[], None],
         rescued: Callable[[Sequence[int]], None],
         apply: Callable[[Mapping[str, QueueTerms]], None],
         stop_asked: Callable[[int], None],
+        refused: Callable[[SchemaError], None],
         hears_alerts: Callable[[], bool],
         alerted: Callable[[Sequence[Alert]], bool],
     ):
@@ -54,9 +57,11 @@ class Keeper:
         self._is_needed = is_needed
         self._tell_lost = lost
         self.look = look
+        self.rewound = rewound
         self.rescued = rescued
         self.apply = apply
         self.stop_asked = stop_asked
+        self.refused = refused
         self.hears_alerts = hears_alerts
         self.alerted = alerted
         self.listens = False

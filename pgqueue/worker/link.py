@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import psycopg
 import structlog
+from psycopg.conninfo import conninfo_to_dict
 
 from pgqueue.calls import Call
 from pgqueue.drivers import translate
+from pgqueue.dsn import redact_dsn
 from pgqueue.error_text import safe_text
-from pgqueue.errors import DatabaseUnavailable, InvalidJob, PgqueueError
+from pgqueue.errors import ConfigurationError, DatabaseUnavailable, InvalidJob, PgqueueError
 from pgqueue.worker.wire import Wire
 
 T = TypeVar("T")
@@ -22,7 +24,7 @@ log = structlog.get_logger("pgqueue.worker")
 # Half-open connections are noticed within 20 s: an idle one is given up after 9 s (the kernel asks from the 4th on, and
 # holds to the user timeout), one with a call under way 8 s after that was sent, and that is before those 9 s are over.
 # libpq ignores them on a unix socket.
-KEEPALIVES = {
+_KEEPALIVES = {
     "keepalives": 1,
     "keepalives_idle": 4,
     "keepalives_interval": 1,
@@ -50,6 +52,19 @@ _SESSION = """
 OUTAGES = (psycopg.Error, PgqueueError)
 """What a worker's call may end with and be tried again: the server away, a deadlock, a lock time-out, a full
 disk, a right that was withdrawn. A worker never exits because of one."""
+
+
+def keepalives(dsn: str) -> dict[str, Any]:
+    """The connection parameters by which a loss is noticed, but for those that `dsn` gives itself.
+
+    Where it names several hosts, what it takes to give up on one that is gone is its owner's to say.
+    """
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # Hazard: the library's error quotes the text, and the password may be in it.
+        raise ConfigurationError(f"dsn: {redact_dsn(dsn)} is no connection string") from None
+    return {name: value for name, value in _KEEPALIVES.items() if name not in given}
 
 
 def report_outage(link: str, error: Exception) -> None:
@@ -86,7 +101,7 @@ async def connect(dsn: str, *, name: str, pooled: bool) -> psycopg.AsyncConnecti
             prepare_threshold=None if pooled else 1,
             application_name=name,
             client_encoding="utf8",
-            **KEEPALIVES,  # type: ignore[arg-type]
+            **keepalives(dsn),
         )
     except psycopg.OperationalError as error:
         raise translate(error) or DatabaseUnavailable(str(error)) from error

@@ -8,7 +8,10 @@ import sys
 import traceback
 
 from pgqueue.app import App
+from pgqueue.error_text import one_line
 from pgqueue.errors import AppNotFound
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
 def load_app(path: str) -> App:
@@ -64,7 +67,11 @@ def path_of(app: App) -> tuple[str, tuple[str, ...]]:
 
 def _raised(path: str, error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    # the innermost frame of the user's own code, not of the import machinery
-    places = [frame for frame in frames if "importlib" not in frame.filename]
+    # the innermost frame of the user's own code, not of the import machinery or of what refuses a task's option
+    places = [
+        frame
+        for frame in frames
+        if "importlib" not in frame.filename and not frame.filename.startswith(_PACKAGE)
+    ]
     where = f" ({places[-1].filename}, line {places[-1].lineno})" if places else ""
-    return f"app path {path!r}: importing it raised {type(error).__name__}: {error}{where}"
+    return f"app path {path!r}: importing it raised {type(error).__name__}: {one_line(error)}{where}"

@@ -20,6 +20,9 @@ READY, READY_FOR_ALERTS = b"1", b"2"
 POKE = b"!"
 """Tells a child to look for jobs; it may come between any two bytes of what else it is told."""
 
+REWOUND = b"rewound"
+"""Tells a child, on a line, that the database may have come back in an earlier state."""
+
 
 class QueueTerms(msgspec.Struct, frozen=True, omit_defaults=True):
     """What operators have set for a queue that concerns its workers."""

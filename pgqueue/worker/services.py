@@ -35,7 +35,7 @@ from pgqueue.worker.executors.transactional import Transactions
 from pgqueue.worker.frames import Setup
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.isolation import Isolation, cpus
-from pgqueue.worker.link import KEEPALIVES, OUTAGES, Link, report_outage
+from pgqueue.worker.link import OUTAGES, Link, keepalives, report_outage
 from pgqueue.worker.listener import COMMON_CHANNEL, Listener
 from pgqueue.worker.measuring import Measuring, Report
 from pgqueue.worker.orders import QueueTerms, Terms
@@ -143,8 +143,10 @@ class Services:
             worker_id=terms.worker_id,
             limits=terms.limits,
             give_back=self._give_back,
+            held=self._held,
             listens=terms.listens,
             poll_interval=terms.poll_interval,
+            keyring=app.keyring,
         )
         self._schedules = Schedules(app, dsn=terms.dsn, worker_id=terms.worker_id, pooled=pooled)
         if terms.queue_terms:
@@ -315,6 +317,11 @@ class Services:
         for job in self.hand.take_out(leases):
             self.settler.settle(job, NO_CELL, RELEASED)
 
+    def _held(self) -> list[tuple[int, int]]:
+        """What was claimed and not settled, as (id, lease)."""
+        jobs = (*self.hand.waiting, *self.slots.jobs(), *self.settler.jobs())
+        return [(job.id, job.lease) for job in jobs]
+
     async def _follow_cancels(self) -> None:
         """Cancels what somebody has asked for: when told, and while jobs run, now and then in case it was not."""
         pause = CANCELS_SECONDS if self.terms.listens else self.terms.poll_interval
@@ -370,7 +377,7 @@ class Services:
     def _note_now(self, job: ClaimedJob, line: str) -> None:
         """`_note` for another thread, while the loop does not run: on a connection of its own."""
         try:
-            with psycopg.connect(self.terms.dsn, autocommit=True, **KEEPALIVES) as connection:  # type: ignore[arg-type]
+            with psycopg.connect(self.terms.dsn, autocommit=True, **keepalives(self.terms.dsn)) as connection:
                 run(connection, self._line(job, line))
         except OUTAGES as error:
             report_outage("watchdog", error)

@@ -72,6 +72,7 @@ class Settler:
         self._snoozed: list[_Snooze] = []
         self._released: list[_Item] = []
         self._cancelled: list[_Cancellation] = []
+        self._under_way: Sequence[tuple[Any, ...]] = ()
         self._wanted = asyncio.Event()
 
     def completed(self, job: ClaimedJob, cell: int) -> None:
@@ -96,6 +97,18 @@ class Settler:
                 self._cancelled.append((job, cell, ending.reason))
         self._wanted.set()
 
+    def jobs(self) -> list[ClaimedJob]:
+        """The jobs whose endings the database may not know yet."""
+        gathered = (
+            self._completed,
+            self._with_results,
+            self._failed,
+            self._snoozed,
+            self._released,
+            self._cancelled,
+        )
+        return [item[0] for batch in (self._under_way, *gathered) for item in batch]
+
     async def run(self) -> None:
         """Settles until cancelled."""
         while True:
@@ -107,25 +120,32 @@ class Settler:
         self._wanted.clear()
         while self._completed:
             batch, self._completed = self._completed[:BATCH], self._completed[BATCH:]
+            self._under_way = batch
             await self._end("complete", batch, calls.complete(*_columns(batch)))
         while self._with_results:
             end = _end_of_batch(self._with_results)
             completions, self._with_results = self._with_results[:end], self._with_results[end:]
+            self._under_way = completions
             await self._complete(completions)
         while self._failed:
             failures, self._failed = self._failed[:BATCH], self._failed[BATCH:]
+            self._under_way = failures
             await self._fail(failures)
         while self._snoozed:
             snoozed, self._snoozed = self._snoozed[:BATCH], self._snoozed[BATCH:]
+            self._under_way = snoozed
             delays = [delay for *_, delay in snoozed]
             await self._end("snooze", snoozed, calls.snooze(*_columns(snoozed), delays))
         while self._released:
             released, self._released = self._released[:BATCH], self._released[BATCH:]
+            self._under_way = released
             await self._end("release", released, calls.release(*_columns(released)))
         while self._cancelled:
             cancelled, self._cancelled = self._cancelled[:BATCH], self._cancelled[BATCH:]
+            self._under_way = cancelled
             reasons = [reason for *_, reason in cancelled]
             await self._end("cancel", cancelled, calls.end_cancelled(*_columns(cancelled), reasons))
+        self._under_way = ()
 
     async def _complete(self, completions: list[_Completion]) -> None:
         """Completes jobs with their results. What the server refuses of these stops no completion."""

@@ -117,10 +117,13 @@ class Slots:
         """The job that a slot's own asyncio task runs; None: it is no slot's, or the slot is idle."""
         return next((slot.job for slot in self._slots if slot.runner is runner), None)
 
+    def jobs(self) -> list[ClaimedJob]:
+        """The jobs that are in slots."""
+        return [slot.job for slot in self._slots if slot.job is not None]
+
     def in_threads(self) -> list[ClaimedJob]:
         """The jobs whose handlers run in threads."""
-        jobs = [slot.job for slot in self._slots if slot.job is not None]
-        return [job for job in jobs if not self._attempts.can_be_stopped(job)]
+        return [job for job in self.jobs() if not self._attempts.can_be_stopped(job)]
 
     async def sweep(self) -> None:
         """Ends attempts whose time is over. Runs until cancelled, and sleeps while no attempt has a deadline."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +17,7 @@ from pgqueue.encoding import encode_args
 from pgqueue.errors import InvalidOption, PgqueueError
 from pgqueue.job import ClaimedJob
 from pgqueue.options import check_name
+from pgqueue.task import Task
 from pgqueue.worker.executors.transactional import Transactions
 
 MAX_RESULT_BYTES = 65_536
@@ -29,12 +30,13 @@ _within: ContextVar[str | None] = ContextVar("pgqueue_step", default=None)
 class Steps:
     """What stands behind `ctx.step`, over the worker's transactions."""
 
-    def __init__(self, transactions: Transactions):
+    def __init__(self, transactions: Transactions, tasks: Mapping[str, Task[..., Any]]):
         self._transactions = transactions
+        self._tasks = tasks
 
     async def take(self, job: ClaimedJob, name: str, function: Callable[..., Any]) -> Any:
         """The result of a step: of an earlier attempt, or of `function`, called now and recorded."""
-        step = Step(job, name, function)
+        step = Step(self._tasks[job.task], job, name, function)
         async with self._transactions.transaction() as connection:
             result = await run(connection, step.look)
             if result is None and step.takes_connection:
@@ -45,11 +47,11 @@ class Steps:
             result = encode(name, await _awaited(function()))
             async with self._transactions.transaction() as connection:
                 await run(connection, step.record(result))
-        return msgspec.json.decode(result)
+        return msgspec.json.decode(step.read(result))
 
     def take_sync(self, job: ClaimedJob, name: str, function: Callable[..., Any]) -> Any:
         """`take` for a handler in a thread."""
-        step = Step(job, name, function)
+        step = Step(self._tasks[job.task], job, name, function)
         with self._transactions.sync_transaction() as connection:
             result = run(connection, step.look)
             if result is None and step.takes_connection:
@@ -60,13 +62,13 @@ class Steps:
             result = encode(name, function())
             with self._transactions.sync_transaction() as connection:
                 run(connection, step.record(result))
-        return msgspec.json.decode(result)
+        return msgspec.json.decode(step.read(result))
 
 
 class Step:
     """One step of an attempt, as the calls that look for it and record it. Raises `InvalidOption`, `PgqueueError`."""
 
-    def __init__(self, job: ClaimedJob, name: str, function: Callable[..., Any]):
+    def __init__(self, task: Task[..., Any], job: ClaimedJob, name: str, function: Callable[..., Any]):
         check_name("step", name, 200)
         if (outer := _within.get()) is not None:
             # It would wait for a second connection while it holds one, as may all the others.
@@ -75,6 +77,7 @@ class Step:
             )
         self.takes_connection = takes_connection(function)
         self.look: Call[str | None] = calls.step_result(job.id, name)
+        self._task = task
         self._job = job
         self._name = name
 
@@ -89,7 +92,12 @@ class Step:
 
     def record(self, result: str) -> Call[None]:
         """Writes down what it returned, in the transaction in which it was taken or after it."""
-        return calls.record_step(self._job.id, self._job.lease, self._name, result)
+        sealed = self._task.seal(result, "step", self._job.queue)
+        return calls.record_step(self._job.id, self._job.lease, self._name, sealed)
+
+    def read(self, result: str) -> str:
+        """What it returned, out of what was recorded or is about to be. Raises `CannotDecrypt`."""
+        return self._task.unseal(result, "step", self._job.queue)
 
 
 def takes_connection(function: Callable[..., Any]) -> bool:

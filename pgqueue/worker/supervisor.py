@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from pgqueue.errors import SchemaError
 from pgqueue.hooks import Alert
 from pgqueue.observe.tally import process_tally
 from pgqueue.settings import Settings
@@ -24,7 +25,7 @@ from pgqueue.worker.child_process import ChildProcess, ended_by, when_readable
 from pgqueue.worker.hand import capacity
 from pgqueue.worker.link import Backoff
 from pgqueue.worker.measuring import FiguresReader
-from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, POKE, Orders, QueueTerms, line
+from pgqueue.worker.orders import EXIT_CONFIGURATION, EXIT_REPLACE, POKE, REWOUND, Orders, QueueTerms, line
 from pgqueue.worker.upkeep import Upkeep, check_database
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ log = structlog.get_logger("pgqueue.worker")
 
 HUNG_SECONDS = 3.5
 """Beyond the timeout of a job: a child that has not ended the attempt by then cannot, its loop is blocked."""
+EXIT_REFUSED = 1
+"""As at a start that the schema refuses."""
 LIVE_SECONDS = 15.0
 """When its loop has not turned for so long, this process says that it should be replaced."""
 KILL_GRACE = 10.0
@@ -274,6 +277,10 @@ class Supervisor:
         """Pokes the children."""
         self._tell(POKE)
 
+    def rewound(self) -> None:
+        """Tells the children, in a line."""
+        self._tell(REWOUND + b"\n")
+
     def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
         """Tells the children, in a line."""
         self._tell(line(queue_terms))
@@ -289,6 +296,13 @@ class Supervisor:
             log.info("worker.stopping", worker=worker_id, how="drain", asked_by="an operator")
             child.stopping.set()
             child.send(signal.SIGTERM)
+
+    def refused(self, error: SchemaError) -> None:
+        """Drains, and ends with an exit code that says that a new start would not help."""
+        log.error("schema.refused", error=str(error))
+        self._exit_code = EXIT_REFUSED
+        if self._stops == 0:
+            self.stop()
 
     def rescued(self, worker_ids: Sequence[int]) -> None:
         """Tells one child, or the next one that comes to work: hooks are user code."""

@@ -19,6 +19,7 @@ import structlog
 
 from pgqueue.calls import CrashedJob
 from pgqueue.error_text import ErrorText
+from pgqueue.errors import CannotDecrypt, ConfigurationError
 from pgqueue.hooks import (
     EVENTS,
     Alert,
@@ -72,6 +73,7 @@ class Telling:
                 if app_hooks.of(name) or task.hooks.of(name)
             }
             self._hooks[kind] = of_tasks
+        self._tasks = tasks
         self._alert_hooks = tuple(app_hooks.of("alert"))
         self._watched = {
             verb: frozenset[str]().union(*(self.watched(name) for name in names))
@@ -143,11 +145,20 @@ class Telling:
         """Whoever looks after this worker has taken these jobs back from dead ones."""
         for job in jobs:
             error = ErrorText(job.error, job.message, "", "crashed")
-            attempt = _attempt_of(job)
+            attempt = _attempt_of(self._opened(job))
             if job.dead_reason is None:
                 self.tell(Rescued(**attempt, crashes=job.crashes, error=error))
             else:
                 self.tell(Dead(**attempt, error=error, reason=job.dead_reason))
+
+    def _opened(self, job: CrashedJob) -> CrashedJob:
+        task = self._tasks.get(job.task)
+        if task is None:
+            return job
+        try:
+            return job._replace(args=task.unseal(job.args, "args", job.queue))
+        except (CannotDecrypt, ConfigurationError):
+            return job  # nobody may be kept from being told
 
     def alert(self, alerts: Iterable[Alert]) -> None:
         """Checks of health have failed, or do not fail any more. One lane tells all of it, in order."""

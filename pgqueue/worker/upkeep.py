@@ -21,7 +21,7 @@ import structlog
 from pgqueue import calls
 from pgqueue.drivers import run, translate
 from pgqueue.error_text import safe_text
-from pgqueue.errors import ConfigurationError, DatabaseUnavailable
+from pgqueue.errors import ConfigurationError, DatabaseUnavailable, SchemaError
 from pgqueue.hooks import Alert
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
@@ -46,6 +46,8 @@ RESIGN_SECONDS = 2.0
 """On the way out, a database that is away is waited for so long; the others notice by themselves."""
 FLOORS_SECONDS = 2.0
 RETAIN_SECONDS = 60.0
+PROTOCOL_ROUNDS = 5
+"""The schema is asked each `upkeep_interval` times this whether it still serves this release: 10 s by default."""
 SUMMARIZE_PAGES = 1_000
 """When so many blocks have been added to the history, its index is to cover them: what it does not is read whole."""
 
@@ -69,12 +71,20 @@ class Wards(Protocol):
         """A hint may have been lost: all of them should look for jobs."""
         ...
 
+    def rewound(self) -> None:
+        """The database may have come back in an earlier state: all of them should give back what it wrongly thinks they hold."""
+        ...
+
     def apply(self, queue_terms: Mapping[str, QueueTerms]) -> None:
         """An operator has changed what concerns the workers of these queues; this is all that is set."""
         ...
 
     def stop_asked(self, worker_id: int) -> None:
         """An operator wants this worker to stop."""
+        ...
+
+    def refused(self, error: SchemaError) -> None:
+        """The schema was replaced by one that does not serve this release: all of them have to stop, for good."""
         ...
 
     def rescued(self, worker_ids: Sequence[int]) -> None:
@@ -109,6 +119,7 @@ class Upkeep:
         self._called = asyncio.Event()
         self._round_asked = False
         self._stop_asked: set[int] = set()
+        self._resumed_at: str | None = None
         self._queue_settings = "{}"
         self.queue_terms: dict[str, QueueTerms] = {}
         """What operators have set for the queues, as it was last read."""
@@ -116,6 +127,7 @@ class Upkeep:
         self._history_pages = self._summarized = 0
         """Of today's history, at the last round; and how many of them its index covers."""
         self._floors_at = self._retain_at = 0.0
+        self._protocol_at = time.monotonic() + PROTOCOL_ROUNDS * settings.upkeep_interval
         self.ticker = Ticker(self._rounds)
         self._retention = Retention(self._figures)
         self._alerting = Alerting()
@@ -179,6 +191,8 @@ class Upkeep:
             began = time.monotonic()
             self._called.clear()
             try:
+                if began >= self._protocol_at and not await self._is_served():
+                    await asyncio.Event().wait()  # what a round would touch is not ours to touch any more
                 await self._hold_session()
                 if self._leads and began < round_at and not self._round_asked:
                     kept = await self._rounds.run(calls.keep_time(round_at - began, hears=self._listens))
@@ -267,6 +281,18 @@ class Upkeep:
             held = await self._beats.run(calls.hold_session(self._id))
             self._session = self._beats.generation if held else None
 
+    async def _is_served(self) -> bool:
+        """Asks the schema for its protocols, and tells the wards when ours is none of them any more."""
+        served = await self._rounds.run(calls.protocol())
+        self._protocol_at = time.monotonic() + PROTOCOL_ROUNDS * self._settings.upkeep_interval
+        try:
+            served.check()
+        except SchemaError as error:
+            self._leads = False
+            self._wards.refused(error)
+            return False
+        return True
+
     async def _lead_or_follow(self, began: float) -> tuple[calls.TimeKept, float]:
         """A round of upkeep, and when the next one is due."""
         done = await self._round()
@@ -313,6 +339,10 @@ class Upkeep:
         for worker_id in set(done.stopping) - self._stop_asked:
             self._wards.stop_asked(worker_id)
         self._stop_asked = set(done.stopping)
+        if self._resumed_at not in (None, done.resumed_at):
+            log.warning("database.recovered")
+            self._wards.rewound()
+        self._resumed_at = done.resumed_at
         if done.look:
             self._wards.look()
         if done.rescued:

@@ -273,6 +273,7 @@ def test_a_bulk_returns_its_jobs_in_the_order_given(
     assert dict(stored) == new | {held.id: "held"}
 
 
+@pytest.mark.needs_session("it looks for its own session by the process id that it was told")
 def test_two_bulks_with_the_same_keys_in_other_orders_do_not_deadlock(
     task: AnyTask, app: App, observer: Session, other: Session, database: str
 ) -> None:
@@ -440,7 +441,7 @@ def test_a_connection_that_the_server_ended_means_unavailable(
 @pytest.fixture(scope="module")
 def stranger(observer: Session) -> Iterator[str]:
     """A role without any right; roles belong to the server, so it is removed."""
-    name = f"pgqueue_stranger_{observer.info.backend_pid}"
+    name = f"pgqueue_stranger_{abs(observer.info.backend_pid)}"
     observer.execute(f"create role {name}")  # type: ignore[call-overload]
     yield name
     observer.execute(f"drop role {name}")  # type: ignore[call-overload]

@@ -135,6 +135,7 @@ def test_closed_async_psycopg_connections(database: str) -> None:
     asyncio.run(closed())
 
 
+@pytest.mark.needs_session("it ends its own session by the process id that it was told")
 def test_a_lost_psycopg_connection_is_the_servers_doing(database: str, observer: psycopg.Connection) -> None:
     connection = psycopg.connect(database, autocommit=True)
     observer.execute("select pg_terminate_backend(%s)", [connection.info.backend_pid])

@@ -25,6 +25,8 @@ What the tables come to:
   through the tables. So whoever cancels or deletes in a long transaction is waited for, by the worker that runs the job, too:
   commit soon.
 - **A request to cancel is carried out by any ending but `complete`**, which came first.
+- **Verbs for several jobs lock them in one order**, so that two which meet the same jobs do not deadlock, whatever order they were
+  given (`sql/README.md`, the order of locks, says which, and what is left to be run again).
 - **Before a claim is committed, nobody has its lease**: an ending under it is refused. Who never heard the answer of a claim
   forgets the claim, which waits for it.
 

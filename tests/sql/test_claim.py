@@ -243,6 +243,36 @@ def test_a_claim_whose_answer_was_lost_is_given_back_by_its_fence(connection: ps
     assert call(connection, "forget_claim", worker_id=-1, fence=1) == []
 
 
+def test_what_a_worker_does_not_hold_goes_back_untouched(connection: psycopg.Connection) -> None:
+    worker, other = register(connection), register(connection)
+    ids = [enqueue(connection) for _ in range(5)]
+    held, ended, again = claim(connection, worker, 3)
+    (others,) = claim(connection, other)
+    # under another lease it holds a job of an earlier claim, of which the database knows nothing
+    holds = {"ids": [held.id, again.id], "leases": [held.lease, again.lease + 1]}
+    assert sorted(call(connection, "forget_unheld", worker_id=worker, **holds)) == [ended.id, again.id]
+    assert [row_of(connection, id)["table"] for id in (held.id, others.id)] == ["running_jobs"] * 2
+    assert [(job["id"], job["attempt"]) for job in rows(connection, "ready_jobs")] == [
+        (ids[4], 0),
+        (ended.id, 0),
+        (again.id, 0),
+    ]
+    assert call(connection, "forget_unheld", worker_id=worker, **holds) == []
+    assert call(connection, "forget_unheld", worker_id=worker, ids=[], leases=[]) == [held.id]
+    with pytest.raises(psycopg.Error, match="ids, leases"):
+        call(connection, "forget_unheld", worker_id=worker, ids=[1], leases=[])
+
+
+def test_what_a_worker_does_not_hold_waits_for_a_claim_of_which_it_never_heard(connect: Connect) -> None:
+    claimer, forgetter, observer = connect(autocommit=False), connect(), connect()
+    worker = register(observer)
+    id = enqueue(observer)
+    claim(claimer, worker, fence=7)
+    with release_when_waited_for(observer, pid(forgetter), claimer.commit):
+        assert call(forgetter, "forget_unheld", worker_id=worker, ids=[], leases=[]) == [id]
+    assert row_of(observer, id)["table"] == "ready_jobs"
+
+
 def test_to_give_back_a_claim_waits_for_that_claim(connect: Connect) -> None:
     claimer, forgetter, observer = connect(autocommit=False), connect(), connect()
     worker = register(observer)

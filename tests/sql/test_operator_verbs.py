@@ -205,6 +205,8 @@ def test_every_operators_function_that_changes_something_is_in_the_audit(
     """All that only operators may call, but those that only read."""
     dead = [fail(connection, worker) for _ in range(2)]
     ready = [enqueue(connection) for _ in range(3)]
+    old, new = {"pgqueue.encrypted": "1.old.AAAA"}, {"pgqueue.encrypted": "1.new.AAAA"}
+    sealed = enqueue(connection, args=Jsonb(old), delay=60)
     acts: dict[str, dict[str, Any]] = {
         "cancel": {"ids": ready[:1]},
         "cancel_matching": {"of_queue": "default", "max_jobs": 1},
@@ -221,6 +223,7 @@ def test_every_operators_function_that_changes_something_is_in_the_audit(
         "resume_schedule": {"name": "s"},
         "run_schedule": {"name": "s"},
         "unschedule": {"name": "s"},
+        "reseal": {"place": "scheduled", "items": Jsonb([{"id": sealed, "old": old, "new": new}])},
     }
     granted = """
         select p.proname::text from pg_proc as p
@@ -235,7 +238,9 @@ def test_every_operators_function_that_changes_something_is_in_the_audit(
         verb = "cancel" if function == "cancel_matching" else function
         assert (row["verb"], row["role"]) == (verb, scalar(connection, "select session_user::text"))
         target = (
-            str(worker) if function == "stop_workers" else arguments.get("name") or arguments.get("queue")
+            str(worker)
+            if function == "stop_workers"
+            else arguments.get("name") or arguments.get("queue") or arguments.get("place")
         )
         assert row["target"] == target
         assert row["jobs"] == (1 if row["target"] is None else None)
@@ -251,6 +256,7 @@ def test_what_changes_nothing_is_not_in_the_audit(connection: Session) -> None:
     call(connection, "schedule", name="s", task="t", every=60)
     connection.execute("delete from pgqueue.audit")
     call(connection, "schedule", name="s", task="t", every=60)
+    call(connection, "reseal", place="ready", items=Jsonb([{"id": id, "old": {"a": 1}, "new": {"a": 1}}]))
     assert audit(connection) == []
 
 

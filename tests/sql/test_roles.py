@@ -14,7 +14,7 @@ PRODUCER = {
     "protocol", "enqueue", "enqueue_many", "look", "wait_for", "endings_under_way", "events_horizon", "read_events",
 }  # fmt: skip
 WORKER = PRODUCER | {
-    "register", "queue_settings", "hold_session", "heartbeat", "claim", "forget_claim", "complete", "complete_with_results",
+    "register", "queue_settings", "hold_session", "heartbeat", "claim", "forget_claim", "forget_unheld", "complete", "complete_with_results",
     "fail", "snooze", "release", "lack_task", "step_result", "record_step", "note", "note_progress", "note_reports",
     "end_cancelled", "end_expired", "cancel_requests", "fall_asleep", "writers", "wake_up", "upkeep", "rescue",
     "crashed_jobs", "promote", "prove_floors", "retain", "keep_time", "resign", "due_schedules", "tick", "sync_schedules",
@@ -23,7 +23,7 @@ WORKER = PRODUCER | {
 ADMIN = WORKER | {
     "cancel", "cancel_matching", "retry", "delete_jobs", "replay", "discard", "find_dead", "find_jobs", "job_record",
     "find_waiting", "pause", "resume", "set_queue", "count_queue", "stats", "lane_heads", "stop_workers", "schedule", "unschedule",
-    "pause_schedule", "resume_schedule", "run_schedule", "schedule_record",
+    "pause_schedule", "resume_schedule", "run_schedule", "schedule_record", "count_sealed", "find_sealed", "reseal",
 }  # fmt: skip
 MAY_CALL = {
     "pgqueue_producer": PRODUCER,

@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from pgqueue import calls
+from tests.badinput.test_sql import GOOD
 from tests.sql.acting import (
     Connect,
     call,
@@ -404,6 +405,7 @@ def whole_life(connection: psycopg.Connection) -> None:
     failure = {"id": ids[3], "lease": leases[3]}
     assert call(connection, "fail", failures=Jsonb([failure])) == ids[3:4]
     assert call(connection, "forget_claim", worker_id=worker, fence=leases[4]) == ids[4:]
+    assert call(connection, "forget_unheld", worker_id=worker, ids=[], leases=[]) == []
     arguments = {
         "worker_ids": [worker],
         "queues": ["default"],
@@ -433,48 +435,208 @@ def whole_life(connection: psycopg.Connection) -> None:
 # Whose database it is ---------------------------------------------------------------------------------
 
 
-def test_hostile_objects_in_the_callers_path_do_not_matter(connect: Connect, fresh: str) -> None:
-    connection = connect(fresh)
+CALLED_INSIDE = """
+with called as materialized (
+    select distinct lower(found[1]) as name
+      from pg_proc as p cross join regexp_matches(p.prosrc, '([a-z_0-9]+)\\s*\\(', 'gi') as found
+     where p.pronamespace = 'pgqueue'::regnamespace
+)
+select f.proname::text as name, f.proretset as is_set,
+       array(select format('%I.%I', n.nspname, y.typname) from unnest(f.proargtypes::oid[]) with ordinality as a (type, place)
+               join pg_type as y on y.oid = a.type join pg_namespace as n on n.oid = y.typnamespace order by a.place) as arguments,
+       (select format('%I.%I', n.nspname, y.typname) from pg_type as y join pg_namespace as n on n.oid = y.typnamespace
+         where y.oid = f.prorettype) as result
+  from pg_proc as f
+ where f.pronamespace = 'pg_catalog'::regnamespace and f.proname in (select c.name from called as c) and f.prokind = 'f'
+   and f.provariadic = 0 and f.prorettype <> 'internal'::regtype and not 'internal'::regtype = any (f.proargtypes)
+"""
+"""The functions of pg_catalog that bodies of pgqueue seem to call, with every signature that they have."""
+OPERATORS = """
+select o.oprname::text as name, l.typname::text as left_type, r.typname::text as right_type
+  from pg_operator as o join pg_type as l on l.oid = o.oprleft join pg_type as r on r.oid = o.oprright
+ where o.oprnamespace = 'pg_catalog'::regnamespace
+   and array[l.typname, r.typname] <@ '{text,int4,int8,int2,float8,bool,jsonb,timestamptz,interval,_text,_int8,date,oid,name,regclass}'::name[]
+"""
+TYPES = (
+    "text",
+    "jsonb",
+    "int4",
+    "int8",
+    "int2",
+    "timestamptz",
+    "float8",
+    "bool",
+    "regclass",
+    "interval",
+    "date",
+    "name",
+    "_text",
+    "_int8",
+)
+
+
+def hostile_objects(connection: psycopg.Connection, *, types: bool = True) -> int:
+    """Plants traps in schema hostile and among the temporary objects; returns how many functions and operators."""
     connection.execute("""
         create schema hostile;
-        create function hostile.trap() returns void language plpgsql as $$ begin raise exception 'trapped'; end $$;
-        create function hostile.trapped(text, text) returns boolean language plpgsql as
-            $$ begin raise exception 'trapped'; end $$;
-        create operator hostile.= (function = hostile.trapped, leftarg = text, rightarg = text);
-        create operator hostile.|| (function = hostile.trapped, leftarg = text, rightarg = text);
-        create operator hostile.~ (function = hostile.trapped, leftarg = text, rightarg = text);
-        create operator hostile.!~ (function = hostile.trapped, leftarg = text, rightarg = text)""")
-    for signature in (
-        "now() returns timestamptz",
-        "clock_timestamp() returns timestamptz",
-        "nextval(regclass) returns bigint",
-        "nextval(text) returns bigint",
-        "jsonb_typeof(jsonb) returns text",
-        "length(text) returns integer",
-        "to_regclass(text) returns regclass",
-        "pg_notify(text, text) returns void",
-        "current_setting(text) returns text",
-        "set_config(text, text, boolean) returns text",
-        "make_interval(secs double precision) returns interval",
-        "hashtextextended(text, bigint) returns bigint",
-        "pg_try_advisory_xact_lock(bigint) returns boolean",
-        "unnest(bigint[]) returns setof bigint",
+        grant usage on schema hostile to public;
+        create function hostile.trap() returns void language plpgsql as $$ begin raise exception 'trapped'; end $$""")
+    planted = 0
+    for function in looked_up(connection, CALLED_INSIDE):
+        arguments, result = ", ".join(function["arguments"]), str(function["result"])
+        returns = f"setof {result}" if function["is_set"] else result
+        try:
+            with connection.transaction():
+                connection.execute(
+                    sql.SQL(
+                        "create function hostile.{}({}) returns {} language plpgsql as $$ begin perform hostile.trap(); end $$"
+                    ).format(sql.Identifier(function["name"]), sql.SQL(arguments), sql.SQL(returns))
+                )
+        except (psycopg.errors.InvalidFunctionDefinition, psycopg.errors.FeatureNotSupported):
+            continue  # of a kind that only the server itself can make
+        planted += 1
+    for operator in looked_up(connection, OPERATORS):
+        left, right = f"pg_catalog.{operator['left_type']}", f"pg_catalog.{operator['right_type']}"
+        connection.execute(f"""
+            create or replace function hostile.trapped({left}, {right}) returns pg_catalog.bool language plpgsql
+                as $$ begin perform hostile.trap(); end $$;
+            create operator hostile.{operator["name"]} (function = hostile.trapped, leftarg = {left}, rightarg = {right})""")  # type: ignore[call-overload]
+        planted += 1
+    for name in TYPES if types else ():
+        connection.execute(f"create type hostile.\"{name}\" as enum ('trapped')")  # type: ignore[call-overload]
+    tables = {str(r["relname"]) for r in looked_up(connection, RELATIONS)}
+    for table in (
+        *tables,
+        "pg_class",
+        "pg_locks",
+        "pg_inherits",
+        "pg_roles",
+        "pg_timezone_names",
+        "pg_database",
     ):
-        connection.execute(
-            f"create function hostile.{signature} language plpgsql as $$ begin perform hostile.trap(); end $$"
-        )
-    tables = [str(r["relname"]) for r in looked_up(connection, RELATIONS) if r["relkind"] in "rp"]
-    for table in tables:
-        connection.execute(f"create temp table {table} (trap int)")
-        connection.execute(f"create table hostile.{table} (trap int)")
+        connection.execute(f"create table hostile.{table} (trap int)")  # type: ignore[call-overload]
+        connection.execute(f"grant all on hostile.{table} to public")  # type: ignore[call-overload]
+    return planted
+
+
+def hostile_tables(session: psycopg.Connection) -> None:
+    """Temporary tables that are called like pgqueue's and like those of the catalog."""
+    names = session.execute(
+        "select relname from pg_class where relnamespace = 'hostile'::regnamespace and relkind = 'r'"
+    ).fetchall()
+    for (name,) in names:
+        session.execute(f"create temp table {name} (trap int)")  # type: ignore[call-overload]
+
+
+def test_hostile_objects_in_the_callers_path_do_not_matter(connect: Connect, fresh: str) -> None:
+    connection = connect(fresh)
+    # the statements of the client name types, and mean those of the caller's path: as every statement of the caller does
+    assert hostile_objects(connection, types=False) > 300
+    hostile_tables(connection)
     connection.execute("set search_path = pg_temp, hostile, pg_catalog")
-    with pytest.raises(psycopg.errors.RaiseException):
-        connection.execute("select now()")  # the trap works
+    for trapped in ("select now()", "select 'a'::text = 'b'::text"):
+        with pytest.raises(psycopg.errors.RaiseException):
+            connection.execute(trapped)  # the traps work
     whole_life(connection)
     dead = [row["id"] for row in call(connection, "find_dead")]
     assert call(connection, "replay", ids=dead) == dead
     with pytest.raises(psycopg.Error, match="priority: 11 is out of range"):
         enqueue(connection, priority=11)
+
+
+def test_no_function_or_view_meets_a_hostile_object_whoever_calls(connect: Connect, fresh: str) -> None:
+    """Every function that a role may call, as it should be called; every view that it may read."""
+    admin = connect(fresh)
+    assert register(admin) == 1
+    enqueue_many(admin, [{"task": "t"}, {"task": "t", "delay": 60, "unique_key": "k"}])
+    claim(admin, 1, 1, fence=7)
+    # rows for every function to look at: what is never reached is never trapped
+    call(admin, "set_queue", queue="default", settings=Jsonb({"worker_limit": 5}))
+    whole_life(admin)
+    call(admin, "schedule", name="s", task="t", cron="0 3 * * *")
+    types = {str(name): qualified for name, qualified in admin.execute(ARGUMENTS).fetchall()}
+    hostile_objects(admin)
+    functions, relations = looked_up(admin, FUNCTIONS), looked_up(admin, RELATIONS)
+    for role in ROLES:
+        session = connect(fresh)
+        hostile_tables(session)
+        session.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        session.execute("set search_path = pg_temp, hostile, pg_catalog")
+        called = 0
+        for function in functions:
+            name = str(function["proname"])
+            if role not in function["callers"] or name in (
+                "reseal",
+                "tick",
+            ):  # which need more than constants
+                continue
+            given = ", ".join(
+                f"{argument} => {value}::{types[name][argument]}" for argument, value in GOOD[name].items()
+            )
+            given = given.replace("array_fill(0::bigint, array[20])", "null").replace(
+                "now()", "pg_catalog.now()"
+            )
+            with session.transaction(force_rollback=True):
+                session.execute(f"select * from pgqueue.{name}({given})").fetchall()  # type: ignore[call-overload]
+            called += 1
+        assert called > 5 or role == "pgqueue_monitor"
+        for relation in relations:
+            if relation["relkind"] == "v" and f"{role} select" in relation["grants"]:
+                session.execute(f"select * from pgqueue_bi.{relation['relname']}").fetchall()  # type: ignore[call-overload]
+
+
+ARGUMENTS = """
+select p.proname::text,
+       (select jsonb_object_agg(p.proargnames[a.place], format('%I.%I', n.nspname, y.typname))
+          from unnest(p.proargtypes::oid[]) with ordinality as a (type, place)
+          join pg_type as y on y.oid = a.type join pg_namespace as n on n.oid = y.typnamespace)
+  from pg_proc as p where p.pronamespace = 'pgqueue'::regnamespace
+"""
+"""The types of a function's arguments, by name, with their schema."""
+
+
+def test_everybody_has_no_right_on_anything(connection: psycopg.Connection) -> None:
+    """Also on what was made after the grants were given: the partitions of days."""
+    call(connection, "retain")
+    rights = """
+        select n.nspname::text, a.privilege_type from pg_namespace as n cross join aclexplode(n.nspacl) as a
+         where n.nspname in ('pgqueue', 'pgqueue_bi') and a.grantee = 0
+         union all
+        select c.relname::text, a.privilege_type from pg_class as c cross join aclexplode(c.relacl) as a
+         where c.relnamespace in ('pgqueue'::regnamespace, 'pgqueue_bi'::regnamespace) and a.grantee = 0
+         union all
+        select p.proname::text, a.privilege_type
+          from pg_proc as p cross join aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+         where p.pronamespace in ('pgqueue'::regnamespace, 'pgqueue_bi'::regnamespace) and a.grantee = 0"""
+    assert connection.execute(rights).fetchall() == []
+    for role in ROLES:
+        for schema in ("pgqueue", "pgqueue_bi"):
+            assert not scalar(connection, "select has_schema_privilege(%s, %s, 'create')", role, schema)
+
+
+def test_a_producer_that_writes_tables_itself_is_refused(
+    as_role: dict[str, psycopg.Connection], connection: psycopg.Connection
+) -> None:
+    """42501, whatever the statement: `_sees_no_table` tries each relation, this says what one gets."""
+    enqueue(connection)
+    for statement in (
+        "insert into pgqueue.ready_jobs (id, task) values (1, 't')",
+        "update pgqueue.ready_jobs set task = 'other'",
+        "delete from pgqueue.ready_jobs",
+        "truncate pgqueue.ready_jobs",
+        "copy pgqueue.ready_jobs to stdout",
+        "drop table pgqueue.ready_jobs",
+        "alter table pgqueue.ready_jobs disable trigger all",
+        "create trigger mine after insert on pgqueue.ready_jobs execute function pg_catalog.suppress_redundant_updates_trigger()",
+        "create table pgqueue.mine ()",
+        "create or replace function pgqueue.protocol(out newest integer, out oldest integer) language sql return (9, 9)",
+        "select setval('pgqueue.positions', 1)",
+        "comment on table pgqueue.ready_jobs is 'mine'",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as refused:
+            as_role["pgqueue_producer"].execute(statement)
+        assert refused.value.sqlstate == "42501", statement
+    assert count(connection, "ready_jobs") == 1
 
 
 def test_everything_works_for_an_owner_without_special_rights(databases: Databases) -> None:

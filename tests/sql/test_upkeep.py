@@ -336,6 +336,35 @@ def test_after_a_gap_in_which_nobody_could_beat_leases_count_from_its_end(
     assert keep_up(connection).rescued == 1
 
 
+def test_after_a_recovery_of_the_server_leases_count_from_it_and_workers_hear_of_it(
+    connection: psycopg.Connection,
+) -> None:
+    """A standby that was promoted may run for months, and nobody holds a lock there. What recovers empties unlogged tables."""
+    since = keep_up(connection).resumed_at
+    assert keep_up(connection).resumed_at == since
+    silent = register(connection, lease=3600, supervisor_id=77, session_lock=True)
+    claimed(connection, silent)
+    led(connection, ago=1)
+    beaten(connection, silent, ago=1.5)
+    with connection.transaction(force_rollback=True):
+        assert keep_up(connection).rescued == 1, (
+            "without a recovery its lock, which is free, tells of its end"
+        )
+    connection.execute("truncate pgqueue.recovery_seen")
+    first = keep_up(connection)
+    assert first.rescued == 0
+    assert first.resumed_at > since
+    assert [keep_up(connection, supervisor).resumed_at for supervisor in (1, 2)] == [first.resumed_at] * 2
+
+
+def test_a_worker_id_that_another_supervisor_has_registered_is_missing(
+    connection: psycopg.Connection,
+) -> None:
+    worker = register(connection, supervisor_id=2)
+    assert keep_up(connection, 2, worker_ids=(worker,)).missing == []
+    assert keep_up(connection, 1, worker_ids=(worker,)).missing == [worker]
+
+
 def test_the_first_round_ever_rescues_nobody(connection: psycopg.Connection) -> None:
     worker = register(connection, lease=1)
     claimed(connection, worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -21,15 +22,17 @@ class Databases:
     schema's roles (`pgqueue_producer` …) belong to the whole server, and stay.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, way: Callable[[str], str] | None = None) -> None:
+        """`way`: the DSN to hand out for a database, by its name: one that leads through a pooler."""
         self._server = server
+        self._way = way
         self._prefix = f"pgqueue_test_{os.getpid()}"
         self._template = f"{self._prefix}_template"
         self._numbers = itertools.count(1)
         self._admin = psycopg.connect(server, autocommit=True)
         self._command("drop database if exists {} with (force)", self._template)
         self._command("create database {}", self._template)
-        with psycopg.connect(self.dsn_for(self._template), autocommit=True) as connection:
+        with psycopg.connect(self._direct(self._template), autocommit=True) as connection:
             install(connection)
 
     def create(self) -> str:
@@ -58,7 +61,10 @@ class Databases:
         self._admin.close()
 
     def dsn_for(self, database: str) -> str:
-        """A URI of the server for another database, in the form that psycopg, asyncpg and libpq all read."""
+        """A URI for another database of the server, in the form that psycopg, asyncpg and libpq all read."""
+        return self._direct(database) if self._way is None else self._way(database)
+
+    def _direct(self, database: str) -> str:
         options = {name: str(value) for name, value in conninfo_to_dict(self._server).items()}
         options.pop("dbname", None)
         return f"postgresql:///{quote(database, safe='')}?{urlencode(options)}"

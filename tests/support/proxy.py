@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import urlencode
 
 from psycopg.conninfo import conninfo_to_dict
@@ -20,10 +20,67 @@ CAN_FALL_SILENT = sys.platform == "linux"
 _SO_ATTACH_FILTER = 26
 _DROP_EVERYTHING = struct.pack("=HBBI", 0x06, 0, 0, 0)
 """A socket filter of one instruction: of each packet, keep nothing."""
+_SYNC = b"S\0\0\0\4"
+"""The end of each request: with it the server commits a statement that is its own transaction."""
+_READY = b"Z\0\0\0\5I"
+"""The end of each answer: there is no transaction any more."""
+
+
+class Point:
+    """A point between a statement and its commit, or between that and its answer, at which a connection stands still.
+
+    Its process can be killed there, and then the connection is `cut`; or it may `go_on` as if nothing had been.
+    """
+
+    def __init__(self, verb: str, place: Literal["before", "after"], says: bytes):
+        self._marker = b"\0pgqueue_%s\0" % verb.encode()
+        self._says = says
+        self.place = place
+        self.backend = 0
+        """The process of the server that the connection talks to."""
+        self.reached = threading.Event()
+        """Set once a connection stands there."""
+        self._asked: set[socket.socket] = set()  # whose last request was the statement
+        self._decided = threading.Event()
+        self._goes_on = False
+
+    def cut(self) -> None:
+        """The connection ends, to both sides."""
+        self._decided.set()
+
+    def go_on(self) -> None:
+        """The connection goes on."""
+        self._goes_on = True
+        self._decided.set()
+
+    def holds_request(self, client: socket.socket, data: bytes) -> bool:
+        """Whether this request is to stand still before its last message."""
+        self._asked.discard(client)
+        if self._marker not in data or self.reached.is_set():
+            return False
+        self._asked.add(client)
+        return self.place == "before" and data.endswith(_SYNC)
+
+    def holds_answer(self, client: socket.socket, data: bytes) -> bool:
+        """Whether this answer is to stand still."""
+        return (
+            self.place == "after"
+            and client in self._asked
+            and self._says in data
+            and data.endswith(_READY)
+            and not self.reached.is_set()
+        )
+
+    def stand(self, backend: int) -> bool:
+        """Stands still until somebody has decided; whether it goes on."""
+        self.backend = backend
+        self.reached.set()
+        self._decided.wait()
+        return self._goes_on
 
 
 class Proxy:
-    """Passes connections on to the server of `dsn`; `lose`, `delay`, `fall_silent` and `shut` do the harm."""
+    """Passes connections on to the server of `dsn`; `lose`, `delay`, `fall_silent`, `stop_at` and `shut` do the harm."""
 
     def __init__(self, dsn: str):
         options = {name: str(value) for name, value in conninfo_to_dict(dsn).items()}
@@ -43,6 +100,8 @@ class Proxy:
         self._swallowed: bytes | None = None
         self.swallowed = threading.Event()
         """Set once the request was swallowed."""
+        self._point: Point | None = None
+        self._backends: dict[socket.socket, int] = {}
 
     def lose(self, marker: bytes, *, unless: bytes | None = None) -> None:
         """The next answer that contains `marker` (and not `unless`) is dropped, and its connection is cut."""
@@ -60,6 +119,12 @@ class Proxy:
         """The next request that contains `marker` never arrives, and its connection becomes half-open."""
         self.swallowed.clear()
         self._swallowed = marker
+
+    def stop_at(self, verb: str, place: Literal["before", "after"], *, says: bytes = b"") -> Point:
+        """The next connection that calls a function of pgqueue's stands still before or after the commit of that call: the
+        statement was carried out, or its answer (which contains `says`) is on its way. For prepared statements alone."""
+        point = self._point = Point(verb, place, says)
+        return point
 
     def shut(self) -> None:
         """Cuts every connection, and lets nobody through any more."""
@@ -107,8 +172,18 @@ class Proxy:
     def _pass_on(self, source: socket.socket, drain: socket.socket, answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 20):
+                if answers and not self._backends.get(drain):
+                    self._backends[drain] = _backend_of(data)
                 if answers and self._is_to_be_lost(data):
                     break
+                if (point := self._point) is not None:
+                    if answers and point.holds_answer(drain, data) and not point.stand(self._backends[drain]):
+                        break
+                    if not answers and point.holds_request(source, data):
+                        drain.sendall(data[: -len(_SYNC)])
+                        if not point.stand(self._backends[source]):
+                            break
+                        data = _SYNC
                 if not answers and self._swallowed is not None and self._swallowed in data:
                     self._swallowed = None
                     self._silence(source)
@@ -141,6 +216,12 @@ class Proxy:
         self._marker = None
         self.lost.set()
         return True
+
+
+def _backend_of(answer: bytes) -> int:
+    """The process of the server that gave this answer to a start-up; 0 when it asks for a password first."""
+    _, found, rest = answer.partition(b"K\0\0\0\x0c")
+    return int.from_bytes(rest[:4]) if found else 0
 
 
 def _cut(ours: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""Args go in unchanged or not at all; text that comes out of a job can always be stored."""
+"""Args go in unchanged or not at all; text that comes out of a job can always be stored. More: `tests/badinput/`."""
 
 from __future__ import annotations
 
@@ -108,44 +108,9 @@ def test_what_msgspec_and_pydantic_can_read_again_is_written(value: Any, written
     assert json.loads(encode_args({"value": value})) == {"value": written}
 
 
-_cycle: dict[str, Any] = {}
-_cycle["me"] = _cycle
-_deep: Any = 1
-for _ in range(5_000):
-    _deep = [_deep]
-_bomb: Any = []
-for _ in range(90):
-    _bomb = [_bomb, _bomb]
-
-
 @pytest.mark.parametrize(
     ("args", "path", "reason"),
     [
-        ({"a": float("nan")}, "args.a", "nan"),
-        ({"a": [{"b": float("inf")}]}, "args.a[0].b", "inf"),
-        ({"a": Decimal("NaN")}, "args.a", "NaN"),
-        ({"a": "x\0y"}, "args.a", "NUL at position 1"),
-        ({"a": {"k\0": 1}}, "args.a", "NUL"),
-        ({"a\0": 1}, "args", "NUL"),
-        ({"a": "x\ud800"}, "args.a", "lone surrogate at position 1"),
-        ({"a": ["ok", "\udfff"]}, "args.a[1]", "lone surrogate"),
-        ({"a": {"\ud800": 1}}, "args.a", "lone surrogate"),
-        ({"a": 2**63}, "args.a", "64 bits"),
-        ({"a": [-(2**63) - 1]}, "args.a[0]", "signed 64 bit"),
-        ({"a": 10**5000}, "args.a", "bits"),
-        ({"items": [0, 1, 2, {"price": b"1"}]}, "args.items[3].price", "bytes"),
-        ({"a": bytearray()}, "args.a", "bytearray"),
-        ({"a": {1, 2}}, "args.a", "set"),
-        ({"a": {1: 2}}, "args.a", "the key 1 is of type int"),
-        ({"a": {Unprintable(): 2}}, "args.a", "keys have to be strings"),
-        ({"a": {"two words": b""}}, "args.a['two words']", "bytes"),
-        ({"a": Unprintable()}, "args.a", "Unprintable cannot be stored"),
-        ({"a": (n for n in [1])}, "args.a", "generator"),
-        ({"a": object}, "args.a", "type"),
-        ({"a": 1j}, "args.a", "complex"),
-        ({"a": _cycle}, "args.a.me", "contains itself"),
-        ({"a": _deep}, "args.a[0]", "nested more than 100 levels"),
-        ({"a": _bomb}, "args", "the limit"),
         ({"a": Address("x", [float("nan")])}, "args.a.lines[0]", "nan"),
         ({"a": Order(id=1, price=float("inf"))}, "args.a.price", "inf"),
         ({"a": Card(number="1", limit=float("nan"))}, "args.a.limit", "nan"),
@@ -171,22 +136,6 @@ def test_a_hundred_levels_are_accepted() -> None:
     assert encode_args({"a": value}).count("[") == 99
     with pytest.raises(InvalidArgs, match="levels"):
         encode_args({"a": [value]})
-
-
-def test_too_much_is_refused_with_its_size() -> None:
-    with pytest.raises(InvalidArgs, match=r"args: 1,048,584 bytes of JSON, the limit is 1,048,576 bytes"):
-        encode_args({"a": "x" * 1_048_576})
-    assert len(encode_args({"a": "x" * 1_048_568})) == 1_048_576
-
-
-def test_size_is_counted_in_bytes_of_utf8() -> None:
-    with pytest.raises(InvalidArgs, match="30 bytes"):
-        encode_args({"a": "ü" * 11}, limit=29)
-
-
-def test_a_huge_list_is_refused_before_it_is_written() -> None:
-    with pytest.raises(InvalidArgs, match="more than 1,000 bytes"):
-        encode_args({"a": [0] * 1_000_000}, limit=1_000)
 
 
 def test_the_root_and_the_error_can_be_others() -> None:

@@ -18,9 +18,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import psycopg
@@ -50,6 +51,12 @@ QUICK = {
     "PGQUEUE_LOG_FORMAT": "json",
 }
 """Times at about a seventh of the defaults, so that a recovery is waited for in a second or three."""
+BEHIND_A_POOLER = "PGQUEUE_TEST_POOLER" in os.environ
+"""Whether the databases of tests are: then a session of the server is nobody's own."""
+if BEHIND_A_POOLER:
+    QUICK["PGQUEUE_POLL_INTERVAL"] = (
+        "0.1"  # the default once a second would be most of the time that tests take
+    )
 
 
 # What handlers did ------------------------------------------------------------------------------------
@@ -215,11 +222,13 @@ class Worker:
         app: str = "tests.worker.tasks:app",
         cwd: Path = REPOSITORY,
         code: str = _RUN,
+        environment: Mapping[str, str] = MappingProxyType({}),
         **settings: Any,
     ):
-        """`settings` become PGQUEUE_* variables, over `QUICK`; `code` is run instead of the command."""
+        """`settings` become PGQUEUE_* variables, over `QUICK`; `code` is run instead of the command; `environment` is
+        added to that of its processes."""
         given = {f"PGQUEUE_{name.upper()}": str(value) for name, value in settings.items()}
-        environment = _ENVIRONMENT | QUICK | given
+        environment = _ENVIRONMENT | QUICK | given | {**environment}
         environment |= {"TESTS_WORKER_FOLDER": str(folder), "PYTHONPATH": str(REPOSITORY)}
         environment["PYTHONUNBUFFERED"] = "1"  # as in most containers: a line of several writes is torn there
         if dsn is not None:
@@ -272,8 +281,8 @@ class Worker:
         return found
 
     def wait_until_started(self, processes: int = 1) -> Worker:
-        """Waits until so many children have started."""
-        self.wait_for("worker.started", count=processes)
+        """Waits until so many children have started, which takes longest of all on a busy machine."""
+        self.wait_for("worker.started", count=processes, timeout=4 * PATIENCE)
         return self
 
     def children(self) -> dict[int, int]:

@@ -180,6 +180,7 @@ def test_a_request_outlives_the_worker_that_was_asked(
     assert len(history.entries("start", job)) == 1
 
 
+@pytest.mark.needs_session("it waits for a session by the process id that its client was told")
 def test_a_failure_that_comes_after_the_request_is_not_tried_again(rows: Rows) -> None:
     """The request is committed while the ending waits for the job's row."""
     job, worker_id = _claimed(rows)
@@ -197,6 +198,7 @@ def test_a_failure_that_comes_after_the_request_is_not_tried_again(rows: Rows) -
     failing.close()
 
 
+@pytest.mark.needs_session("it waits for a session by the process id that its client was told")
 def test_a_completion_that_comes_first_makes_the_request_say_so(rows: Rows) -> None:
     """The request waits for the row that the completion has taken away."""
     job, _ = _claimed(rows)
@@ -215,6 +217,7 @@ def test_a_completion_that_comes_first_makes_the_request_say_so(rows: Rows) -> N
 
 
 @pytest.mark.parametrize("ending", ["fail", "snooze", "release"])
+@pytest.mark.needs_session("it waits for a session by the process id that its client was told")
 def test_a_job_that_moved_back_while_it_was_looked_for_is_found(rows: Rows, ending: str) -> None:
     job, _ = _claimed(rows)
     back = {

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +11,15 @@ import pytest
 
 from pgqueue.embedded import EmbeddedServer
 from pgqueue.retry import Fixed
-from tests.support import Databases
+from tests.support.own_server import databases_of, own_server_in_memory
 from tests.support.proxy import Proxy
 from tests.worker import tasks, transactional_tasks
 from tests.worker.conftest import StartWorker, end
 from tests.worker.harness import History, Rows, Worker
+
+pytestmark = pytest.mark.needs_session(
+    "it ends sessions, and loses answers on the way to the server; behind a pooler: tests/faults/test_poolers.py"
+)
 
 TERMINATE = """
     select count(*) from (
@@ -154,24 +156,15 @@ def test_after_an_outage_a_worker_that_is_back_first_leaves_the_others_their_job
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that these tests may stop. It is durable: what it confirmed, it keeps."""
-    memory = Path("/dev/shm")
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="pgqueue-tests-", dir=memory if os.access(memory, os.W_OK) else None
-        ) as folder,
-        EmbeddedServer(Path(folder), settings={"max_wal_size": "256MB"}) as server,
-    ):
+    """A server that these tests may stop."""
+    with own_server_in_memory() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def own_databases(own_server: EmbeddedServer) -> list[str]:
-    """Databases there, one a test, made while the server is still whole; they go when it goes."""
-    databases = Databases(own_server.dsn)
-    made = [databases.create() for _ in range(3)]
-    databases.close()
-    return made
+    """Databases there, one a test."""
+    return databases_of(own_server, 3)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from tests.support import wait_until
 from tests.worker import tasks
 from tests.worker.conftest import StartWorker
@@ -155,6 +157,7 @@ def test_a_job_that_kills_its_process_twice_does_it_to_itself_alone_from_then_on
 # A supervisor ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs_session("no session tells of a worker's end, its lease does")
 def test_a_killed_supervisor_takes_its_children_along_and_others_take_its_jobs(
     start_worker: StartWorker, rows: Rows, history: History
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from tests.sql.acting import STOP, sabotaged, stopped
 from tests.worker.conftest import StartWorker
 from tests.worker.harness import History, Rows
@@ -37,6 +39,7 @@ def test_a_worker_counts_and_rolls_up(start_worker: StartWorker, rows: Rows) -> 
     assert abs(minute["wait_avg_seconds"] - (job["claimed_at"] - job["run_at"]).total_seconds()) < 0.001
 
 
+@pytest.mark.needs_session("it looks for a session of the worker's")
 def test_what_falls_due_does_not_wait_for_a_count_that_takes_its_time(
     start_worker: StartWorker, rows: Rows, history: History
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_leader_that_stands_still_is_followed_and_does_no_harm_when_it_wakes_u
     assert_each_started_once(rows, history, found)
 
 
+@pytest.mark.needs_session("the others listen for a leader that resigns")
 def test_a_leader_that_is_stopped_hands_over_at_once(start_worker: StartWorker, rows: Rows) -> None:
     workers = [start_worker(**DEFAULTS) for _ in range(2)]
     schedule(rows, every=1)
@@ -200,6 +201,7 @@ def on_time(rows: Rows, limit: float = 0.5) -> Iterator[list[int]]:
     assert max(late) < limit, late
 
 
+@pytest.mark.needs_session("the leader listens for what falls due sooner")
 def test_a_delayed_job_starts_when_it_is_due(start_worker: StartWorker, rows: Rows) -> None:
     start_worker(**DEFAULTS)
     for delay in (0.3, 0.7, 0.4):
@@ -207,6 +209,7 @@ def test_a_delayed_job_starts_when_it_is_due(start_worker: StartWorker, rows: Ro
             jobs.append(tasks.quick.using(delay=delay).enqueue(rows.connection).id)
 
 
+@pytest.mark.needs_session("the leader listens for what falls due sooner")
 def test_a_job_that_is_committed_after_the_leader_has_looked_starts_when_it_is_due(
     start_worker: StartWorker, rows: Rows, database: str
 ) -> None:
@@ -219,6 +222,7 @@ def test_a_job_that_is_committed_after_the_leader_has_looked_starts_when_it_is_d
         producer.commit()
 
 
+@pytest.mark.needs_session("the leader listens for what falls due sooner")
 def test_retries_start_when_they_are_due(start_worker: StartWorker, rows: Rows, history: History) -> None:
     start_worker(**DEFAULTS)
     failing = tasks.fails.using(retry=Fixed(0.4, attempts=3)).enqueue(rows.connection).id
@@ -230,6 +234,7 @@ def test_retries_start_when_they_are_due(start_worker: StartWorker, rows: Rows, 
 # What an idle fleet costs
 
 
+@pytest.mark.needs_session("an idle worker looks there")
 def test_an_idle_fleet_is_quiet(start_worker: StartWorker, rows: Rows) -> None:
     """A leader at most 35 transactions a minute and every other worker 16, here over a quarter of one.
 

@@ -358,7 +358,9 @@ def test_a_worker_inside_of_a_script_has_processes_too(database: str, rows: Rows
 
 
 def test_a_process_whose_worker_is_gone_when_it_is_ready_ends_without_a_word() -> None:
-    setup = Setup(app=APP, dsn="unused", pooled=False, worker_id=1, log_format="json", log_level="info")
+    setup = Setup(
+        app=APP, dsn="dbname=unused", pooled=False, worker_id=1, log_format="json", log_level="info"
+    )
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

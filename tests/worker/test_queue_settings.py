@@ -19,6 +19,10 @@ from tests.worker import process_tasks, tasks
 from tests.worker.conftest import Service, StartWorker, service
 from tests.worker.harness import History, Rows, until
 
+pytestmark = pytest.mark.needs_session(
+    "workers hear of a setting at once; behind a pooler with the next round of upkeep"
+)
+
 SLOW_ROUNDS = "6"
 """Seconds of an upkeep_interval: within two seconds nothing but a notification can have told a worker."""
 

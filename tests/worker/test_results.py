@@ -247,6 +247,7 @@ def waiting(wait: Wait, app: pgqueue.App, id: int, **options: Any) -> Iterator[C
 
 
 @in_both
+@pytest.mark.needs_session("a waiter listens there")
 def test_a_waiter_is_told_of_the_end_at_once(
     wait: Wait,
     app: pgqueue.App,
@@ -274,6 +275,7 @@ def test_a_waiter_is_told_of_the_end_at_once(
 
 
 @in_both
+@pytest.mark.needs_session("a waiter listens there")
 def test_every_ending_is_told(
     wait: Wait, app: pgqueue.App, connection: psycopg.Connection, rows: Rows
 ) -> None:
@@ -380,6 +382,7 @@ def test_a_result_raises_what_became_of_the_job_instead(
         app.result(tasks.gives_up.enqueue(connection), timeout=15)
 
 
+@pytest.mark.needs_session("a waiter listens there")
 def test_all_who_wait_in_a_loop_share_a_connection_that_goes_with_them(
     app: pgqueue.App, connection: psycopg.Connection, rows: Rows
 ) -> None:
@@ -455,6 +458,7 @@ def test_a_notification_that_is_lost_costs_two_seconds(
     assert told_at - cancelled_at < 3
 
 
+@pytest.mark.needs_session("a waiter listens there")
 def test_a_waiter_finds_the_end_after_its_connection_was_lost(
     app: pgqueue.App, connection: psycopg.Connection, rows: Rows
 ) -> None:

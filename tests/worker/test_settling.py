@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import structlog.testing
 
 from pgqueue import calls
@@ -17,7 +18,7 @@ from pgqueue.worker.decide import COMPLETED, RELEASED, Failed, Snoozed
 from pgqueue.worker.hand import Hand, capacity
 from pgqueue.worker.link import Link
 from pgqueue.worker.settler import Settler
-from tests.worker.harness import Row, Rows, until
+from tests.worker.harness import BEHIND_A_POOLER, Row, Rows, until
 
 WENT_WRONG = ErrorText("ValueError", "went wrong", "", "0")
 
@@ -37,7 +38,7 @@ class Bench:
 async def settler_with(dsn: str, rows: Rows, jobs: int) -> AsyncIterator[Bench]:
     board = Board.create(capacity(4))
     hand = Hand(4, board)
-    link = Link(dsn, name="pgqueue settler under test")
+    link = Link(dsn, name="pgqueue settler under test", pooled=BEHIND_A_POOLER)
     bench = Bench(Settler(link=link, hand=hand), hand, link, board)
     for _ in range(jobs):
         rows.enqueue("quick")
@@ -116,6 +117,7 @@ def test_of_two_claims_of_one_job_in_a_batch_the_forgotten_one_is_reported(datab
     assert states == ["completed", "running"]
 
 
+@pytest.mark.needs_session("it looks for a session of the worker's")
 def test_endings_of_all_kinds_are_recorded_over_a_connection_that_was_terminated(
     database: str, rows: Rows
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_failure_whose_text_the_server_refuses_is_recorded_without_it(database
     assert letters == [{"reason": "exhausted", "error": "pgqueue.Unrecordable"}] * 2
 
 
+@pytest.mark.needs_session("it looks for a session of the worker's")
 def test_an_ending_waits_for_a_row_that_somebody_has_locked(database: str, rows: Rows) -> None:
     async def act(bench: Bench) -> None:
         (job, cell) = bench.jobs[0]

@@ -25,6 +25,8 @@ from tests.worker import tasks
 from tests.worker.conftest import Service, StartWorker, service
 from tests.worker.harness import History, Rows, frozen, until
 
+pytestmark = pytest.mark.needs_session("it is about LISTEN")
+
 HARDLY_EVER = {"lease": 60, "beat": 10, "upkeep_interval": 20}
 """So rarely that upkeep's safety look explains nothing that happens within seconds."""
 
@@ -184,7 +186,8 @@ async def claimer_on(
             session_lock=False,
         )
     )
-    given: dict[str, Any] = {"listens": True, "poll_interval": 60.0, "give_back": hand.take_out} | options
+    given: dict[str, Any] = {"listens": True, "poll_interval": 60.0, "give_back": hand.take_out}
+    given |= {"held": lambda: ()} | options
     claimer = Claimer(
         link=link,
         hand=hand,

@@ -40,6 +40,8 @@ class InContext:
                 waited_for = run(step, value)
             except StopIteration as finished:
                 return finished.value
+            finally:
+                value = None  # as in `Threads.run`: an exception that comes through here is not held here
 
 
 def run_in(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:

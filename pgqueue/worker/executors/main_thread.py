@@ -30,7 +30,10 @@ class MainThread(Threads):
         self._loop.stop()
         value, error = await future
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del future, error  # as in `Threads.run`
         return value
 
     def drive(self, until: asyncio.Task[None]) -> None:

@@ -44,7 +44,11 @@ class Threads:
             thread.start()
         value, error = await future
         if error is not None:
-            raise error
+            # Hazard: a frame that an exception has come through and that holds it is freed by the garbage collector alone.
+            try:
+                raise error
+            finally:
+                del future, error
         return value
 
     def stop(self) -> None:

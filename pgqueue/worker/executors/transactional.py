@@ -21,7 +21,7 @@ from pgqueue.job import ClaimedJob
 from pgqueue.task import Task
 from pgqueue.worker.decide import completions_json, keep
 from pgqueue.worker.executors.threads import Threads
-from pgqueue.worker.link import KEEPALIVES, NOTICE_LOSS
+from pgqueue.worker.link import NOTICE_LOSS, keepalives
 
 if TYPE_CHECKING:
     from pgqueue.worker.executors.sessions import Sessions
@@ -30,6 +30,11 @@ log = structlog.get_logger("pgqueue.worker")
 
 LONG_SECONDS = 60.0
 """A transaction older than this holds the horizon of the whole database, and is logged."""
+
+
+class NotAccepted(LeaseLost):
+    """The completion at the end of the transaction. Not what a handler raises, which is a failure like any other."""
+
 
 Handler = Callable[[Any], Any]
 """The handler with its args bound; takes the connection."""
@@ -120,7 +125,7 @@ class Transactions:
             try:
                 async with AsyncExitStack() as attempt:
                     attempt.push_async_callback(self._put_back, connection)
-                    await attempt.enter_async_context(connection.transaction())
+                    await attempt.enter_async_context(_transaction(connection))
                     await stack.enter_async_context(attempt.pop_all())
                     return connection
             except psycopg.OperationalError as error:
@@ -149,7 +154,7 @@ class Transactions:
             try:
                 with ExitStack() as attempt:
                     attempt.callback(self._put_back_sync, connection)
-                    attempt.enter_context(connection.transaction())
+                    attempt.enter_context(_sync_transaction(connection))
                     stack.enter_context(attempt.pop_all())
                     return connection
             except psycopg.OperationalError as error:
@@ -204,11 +209,44 @@ class Transactions:
 
     def _parameters(self) -> dict[str, Any]:
         return {
-            **KEEPALIVES,
+            **keepalives(self._dsn),
             "autocommit": True,
             "prepare_threshold": None if self._pooled else 5,
             "application_name": "pgqueue transactional",
         }
+
+
+@asynccontextmanager
+async def _transaction(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """`connection.transaction()`, which swallows a `psycopg.Rollback`: the handler's is an error like any other."""
+    rollback: psycopg.Rollback | None = None
+    async with connection.transaction():
+        try:
+            yield
+        except psycopg.Rollback as raised:
+            rollback = raised
+            raise
+    if rollback is not None:
+        try:
+            raise rollback
+        finally:
+            del rollback  # as in `Threads.run`
+
+
+@contextmanager
+def _sync_transaction(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    rollback: psycopg.Rollback | None = None
+    with connection.transaction():
+        try:
+            yield
+        except psycopg.Rollback as raised:
+            rollback = raised
+            raise
+    if rollback is not None:
+        try:
+            raise rollback
+        finally:
+            del rollback  # as in `Threads.run`
 
 
 def completion(job: ClaimedJob, task: Task[..., Any], result: Any) -> calls.Call[list[int]]:
@@ -228,6 +266,6 @@ def _still_in_transaction(job: ClaimedJob, connection: Any) -> None:
 
 
 def fence(job: ClaimedJob, accepted: list[int]) -> None:
-    """Raises `LeaseLost`, and so rolls the transaction back, when the completion was not accepted."""
+    """Raises `NotAccepted`, and so rolls the transaction back, when the completion was not accepted."""
     if not accepted:
-        raise LeaseLost(f"job {job.id}: the lease was lost while it ran; its transaction is rolled back")
+        raise NotAccepted(f"job {job.id}: the lease was lost while it ran; its transaction is rolled back")

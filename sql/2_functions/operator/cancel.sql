@@ -1,6 +1,7 @@
 -- Cancels jobs in any state. One that waits or is dead is cancelled at once; one that runs is asked for, its worker told.
 -- Called by operators and producers, in their transaction.
--- Locks: the jobs' rows, those of running_jobs in the order in which they lie, as endings do. Index: the primary keys.
+-- Locks: the jobs' rows table by table, by id, those of running_jobs in the order in which they lie, as endings do; then those of
+-- free_keys (sql/README.md: the order of locks). Index: the primary keys.
 --
 -- A job moves while it is looked for, forwards and back; so the tables are looked through again for what was not found.
 -- The row of a running job is locked while the request is written: an ending that came first is seen here, and one
@@ -21,6 +22,7 @@ declare
     asked bigint[];
     all_asked bigint[] := '{}';
     held_keys jsonb;
+    held_now jsonb;
 begin
     for round in 1 .. 3 loop
         exit when cardinality(missing) = 0;
@@ -32,45 +34,43 @@ begin
             delete from pgqueue.ready_jobs as j where j.id = any (missing)
             returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
                       j.unique_key, j.options
-        ), blocked as (
-            delete from pgqueue.blocked_jobs as j where j.id = any (missing)
-            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
-                      j.unique_key, j.options
         ), dead as (
             delete from pgqueue.dead_letters as j where j.id = any (missing)
             returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
                       j.unique_key, j.options, j.worker_id, j.claimed_at
+        ), blocked as (
+            delete from pgqueue.blocked_jobs as j where j.id = any (missing)
+            returning j.id, j.run_at, j.created_at, j.lane, j.attempt, j.max_attempts, j.crashes, j.queue, j.task, j.args,
+                      j.unique_key, j.options
         ), gone as (
             select s.*, null::bigint as worker_id, null::timestamptz as claimed_at, true as holds_key from scheduled as s
             union all
             select r.*, null, null, true from ready as r
             union all
-            select b.*, null, null, false from blocked as b
-            union all
             select d.*, false from dead as d
+            union all
+            select b.*, null, null, false from blocked as b
         ), history as (
             insert into pgqueue.finished_jobs (id, worker_id, run_at, created_at, claimed_at, finished_at, day, lane,
                                                attempt, max_attempts, crashes, queue, task, state, args, unique_key,
                                                options, reason)
             select g.id, g.worker_id, g.run_at, g.created_at, g.claimed_at, clock_timestamp(), today, g.lane, g.attempt,
-                   g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, cancel.reason
+                   g.max_attempts, g.crashes, g.queue, g.task, 'cancelled', g.args, g.unique_key, g.options, coalesce(cancel.reason, 'cancelled')
               from gone as g
         ), answered as (
             delete from pgqueue.cancel_requests as c where c.job_id = any (missing) and c.job_id in (select g.id from gone as g)
         )
         select coalesce(array_agg(g.id), '{}'), jsonb_agg(jsonb_build_array(g.task, g.unique_key, g.id))
                    filter (where g.holds_key and g.unique_key is not null)
-          into ended, held_keys from gone as g;
-        if held_keys is not null then
-            perform pgqueue.free_keys(held_keys, with_periods => true);
-        end if;
+          into ended, held_now from gone as g;
+        held_keys := coalesce(held_keys || held_now, held_now, held_keys);
         return query select e.id, 'cancelled' from unnest(ended) as e (id);
         with running as (
             select r.id, r.worker_id, r.lease from pgqueue.running_jobs as r
              where r.id = any (missing) order by r.ctid for update
         ), requested as (
             insert into pgqueue.cancel_requests (job_id, worker_id, lease, requested_at, reason)
-            select r.id, r.worker_id, r.lease, clock_timestamp(), cancel.reason from running as r
+            select r.id, r.worker_id, r.lease, clock_timestamp(), coalesce(cancel.reason, 'cancelled') from running as r
             on conflict (job_id) do update
                set worker_id = excluded.worker_id, lease = excluded.lease, requested_at = excluded.requested_at,
                    reason = excluded.reason
@@ -84,6 +84,9 @@ begin
         all_ended := all_ended || ended;
         all_asked := all_asked || asked;
     end loop;
+    if held_keys is not null then  -- when no job is waited for any more
+        perform pgqueue.free_keys(held_keys, with_periods => true);
+    end if;
     if exists (select from pgqueue.waiters as w where w.period > now() - interval '35 seconds') then
         perform pgqueue.tell_waiters(all_ended);
     end if;

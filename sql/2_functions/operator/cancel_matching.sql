@@ -18,9 +18,10 @@ begin
             hint = 'Give at least one of of_queue, of_task, of_tag, of_state, created_after, created_before, of_fingerprint and of_args.';
     end if;
     if of_state is not null and of_state not in ('scheduled', 'ready', 'blocked', 'running') then
-        raise exception using errcode = 'PQ001', message = format('of_state: %L is not one that can be cancelled', left(of_state, 40)),
+        raise exception using errcode = 'PQ001', message = format('of_state: %s is not one that can be cancelled', pgqueue.as_given(of_state)),
             hint = 'scheduled, ready, blocked or running. Dead letters are discarded.';
     end if;
+    perform pgqueue.reject_search('max_jobs', max_jobs, of_args);
     chosen := array(
         select j.id
           from (select s.id, s.queue, s.task, s.created_at, s.args, s.options, 'scheduled' as state from pgqueue.scheduled_jobs as s

@@ -12,6 +12,7 @@ set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_
 as $$
 #variable_conflict use_column
 begin
+    perform pgqueue.reject_search('max_rows', max_rows, of_args);
     return query
     select d.id, d.queue, d.task, (d.lane / 2)::smallint, d.reason, d.error, d.message, d.attempt, d.max_attempts, d.crashes,
            d.created_at, d.died_at, d.args, d.unique_key, d.options, d.errors, d.fingerprint

@@ -18,9 +18,10 @@ declare
     found_here bigint[];
 begin
     if not wanted <@ '{scheduled,ready,blocked,running,completed,cancelled,dead}'::text[] then
-        raise exception using errcode = 'PQ001', message = format('of_states: %s', left(wanted::text, 80)),
+        raise exception using errcode = 'PQ001', message = format('of_states: %s: not all of them are states', pgqueue.as_given(wanted::text, 80)),
             hint = 'scheduled, ready, blocked, running, completed, cancelled, dead.';
     end if;
+    perform pgqueue.reject_search('max_rows', max_rows, of_args);
     if of_fingerprint is not null then
         failed := array(select distinct f.job_id from pgqueue.job_failures as f where f.fingerprint = of_fingerprint);
     end if;

@@ -10,6 +10,7 @@ set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_
 as $$
 #variable_conflict use_column
 begin
+    perform pgqueue.reject_search('max_rows', max_rows, null);
     return query
     (select r.id, 'ready', r.queue, r.task, (r.lane / 2)::smallint, r.attempt, r.max_attempts, r.created_at, r.run_at,
             extract(epoch from r.run_at - clock_timestamp())::double precision, r.args, r.unique_key, r.options

@@ -10,7 +10,7 @@ begin
         raise exception using errcode = 'PQ001', message = format('until: %s is not ahead', until),
             hint = 'Without until the queue is paused until somebody resumes it.';
     end if;
-    perform pgqueue.reject_job('-', '{}', pause.queue, 5, null, null, 1, null, null, null);
+    perform pgqueue.reject_job('-', '{}', coalesce(pause.queue, ''), 5, null, null, 1, null, null, null);
     insert into pgqueue.queues as q (name, paused_at, resumes_at) values (pause.queue, now(), until)
     on conflict (name) do update set paused_at = coalesce(q.paused_at, excluded.paused_at), resumes_at = excluded.resumes_at;
     perform pgqueue.audited('pause', pause.queue, details => jsonb_build_object('until', until));

@@ -16,6 +16,11 @@ begin
                              jsonb_typeof(case when jsonb_typeof(new_args) <> 'object' then new_args else changed_args end)),
             hint = 'Name each argument: {"user_id": 7}.';
     end if;
+    if changed_args is not null and exists (select from pgqueue.dead_letters as d
+                                             where d.id = any (replay.ids) and d.args ? 'pgqueue.encrypted') then
+        raise exception using errcode = 'PQ003', message = 'replay: some of these jobs have encrypted args, which cannot be changed one by one',
+            hint = 'Give all args anew, encrypted: pgqueue dead replay ID --args JSON, where the keys are.';
+    end if;
     for letter in
         select d.id, d.task, d.queue,
                case when d.options #> '{unique, period}' is null then d.unique_key end as unique_key

@@ -13,7 +13,7 @@ declare
     setting record;
     broken text;
 begin
-    perform pgqueue.reject_job('-', '{}', set_queue.queue, 5, null, null, 1, null, null, null);
+    perform pgqueue.reject_job('-', '{}', coalesce(set_queue.queue, ''), 5, null, null, 1, null, null, null);
     if settings is null or jsonb_typeof(settings) <> 'object' then
         raise exception using errcode = 'PQ001', message = 'settings: expected a JSON object',
             hint = 'Name each setting: {"worker_limit": 5}.';
@@ -22,7 +22,7 @@ begin
     select * into wanted from pgqueue.queues as q where q.name = set_queue.queue for update;
     for setting in select s.key, s.value from jsonb_each(settings) as s loop
         if setting.key <> all (known) then
-            raise exception using errcode = 'PQ001', message = format('settings: %s is none', left(setting.key, 40)),
+            raise exception using errcode = 'PQ001', message = format('settings: %s is none', regexp_replace(left(setting.key, 40), '[[:cntrl:]]', '?', 'g')),
                 hint = array_to_string(known, ', ') || '.';
         end if;
         begin
@@ -32,7 +32,7 @@ begin
                 when setting.key like 'keep%' and setting.value = '"none"' then '"0"'
                 else setting.value end));
         exception when data_exception or datatype_mismatch then
-            raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, sqlerrm),
+            raise exception using errcode = 'PQ001', message = format('%s: %s', setting.key, regexp_replace(left(sqlerrm, 200), '[[:cntrl:]]', '?', 'g')),
                 hint = 'keep_*: seconds, an interval such as "7 days", or "none"; timeout, target_wait, max_oldest: seconds; max_failure_ratio: 0 to 1; the others: a number; null: the default.';
         end;
     end loop;

@@ -7,9 +7,13 @@ returns table (queue text, task text, from_at timestamptz, until_at timestamptz,
                cancelled bigint, failed bigint, dead bigint, wait_avg_seconds double precision, wait_p50_seconds double precision,
                wait_p95_seconds double precision, wait_p99_seconds double precision, run_avg_seconds double precision,
                run_p50_seconds double precision, run_p95_seconds double precision, run_p99_seconds double precision)
-language sql stable security definer
-set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC'
+language plpgsql stable security definer
+set search_path = pg_catalog, pg_temp set jit = off set timezone = 'UTC' set plan_cache_mode = force_custom_plan
 as $$
+#variable_conflict use_column
+begin
+    perform pgqueue.checked_seconds('last_seconds', last_seconds);
+    return query
     with span as materialized (
         select s.period, p.rolled_up_to as until_at,
                date_trunc(s.period, p.rolled_up_to - make_interval(secs => stats.last_seconds)) as from_at
@@ -54,7 +58,7 @@ as $$
            s.run_seconds / nullif(s.completed, 0), pgqueue.percentile(s.run_buckets, s.run_counts, 0.5),
            pgqueue.percentile(s.run_buckets, s.run_counts, 0.95), pgqueue.percentile(s.run_buckets, s.run_counts, 0.99)
       from shown as s cross join span as n
-     order by s.queue, s.task
-$$;
+     order by s.queue, s.task;
+end $$;
 comment on function pgqueue.stats(double precision, boolean) is
 'What became of jobs in the last so many seconds, by queue, or by queue and task: counts, and how long the completed ones had waited and run; from from_at (a whole minute; over three hours back a whole hour, over 14 days a UTC day) to until_at, the last minute that was rolled up. No row where nothing happened. Percentiles are wrong by a tenth at the most.';

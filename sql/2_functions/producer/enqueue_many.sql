@@ -1,6 +1,7 @@
 -- Inserts many jobs with one statement, in the caller's transaction; all or none.
 -- Called by producers. `jobs` is a JSON array of objects keyed like the arguments of enqueue.
--- Locks: as enqueue; keys are taken in sorted order, that of their bytes, so that two bulks cannot deadlock, nor one and a replay. Index: the primary keys.
+-- Locks: as enqueue, in the order that all verbs over several jobs keep (sql/README.md): idempotency keys, waiting holders that
+-- it may change (lock_key_holders), unique keys; each in sorted order, keys in that of their bytes. Index: the primary keys.
 create function pgqueue.enqueue_many(jobs jsonb, out ids bigint[], out created boolean[], out outcomes text[])
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
@@ -9,8 +10,10 @@ as $$
 declare
     total bigint;
     ready bigint;
+    later bigint;
     is_plain boolean;
     keyed boolean;
+    asks boolean := false;
     lines text[];
     line_jobs bigint[];
     own_ids bigint[];
@@ -35,7 +38,8 @@ begin
         created := '{}';
         return;
     end if;
-    keyed := jsonb_path_exists(jobs, '$[*].unique_key') or jsonb_path_exists(jobs, '$[*].idempotency_key');
+    -- or no objects, which reject_jobs then says
+    keyed := jsonb_path_exists(jobs, 'strict $[*] ? (@.type() != "object" || exists (@.unique_key) || exists (@.idempotency_key))');
     if pg_sequence_last_value('pgqueue.attempts_set') is not null then
         jobs := (select jsonb_agg(case when j.job ->> 'max_attempts' is null and q.name is not null
                                        then j.job || jsonb_build_object('max_attempts', q.max_attempts) else j.job end order by j.n)
@@ -64,6 +68,11 @@ begin
                 outcomes[item.n] := 'kept';
             end if;
         end loop;
+        asks := jsonb_path_exists(jobs, '$[*].options.unique');
+        if asks then
+            perform pgqueue.lock_key_holders(jobs, array(select o.own_id = o.id
+                                                       from unnest(own_ids, ids) with ordinality as o (own_id, id, n) order by o.n));
+        end if;
         for item in
             select j.task, j.unique_key, j.idempotency_key, j.options -> 'unique' as how, j.n,
                    case when j.options #> '{unique, period}' is null then 'unique' else 'period' end as kind
@@ -118,7 +127,7 @@ begin
         end loop;
         new_ids := array(select case when o.outcome = 'created' then o.id end
                            from unnest(own_ids, outcomes) with ordinality as o (id, outcome, n) order by o.n);
-        if jsonb_path_exists(jobs, '$[*].options.unique') then
+        if asks then
             asked := jobs;
             jobs := (select jsonb_agg(case when j.job #> '{options, unique}' is null then j.job else jsonb_set(
                                           j.job, '{options}', coalesce(pgqueue.options_to_store(j.job -> 'options'), 'null'))
@@ -127,20 +136,21 @@ begin
         end if;
     end if;
     -- The jobs without a time of their own: nearly always all of them, so one plain insert. What could not be stored is
-    -- left out, and so missed below. Names are looked at once a queue and task.
+    -- left out, and so missed below; a cast that fails would say neither which job it was nor what of it. Names are looked
+    -- at once a queue and task; one that a number or an object could have become is looked at as JSON.
     with inserted as (
         insert into pgqueue.ready_jobs (id, run_at, created_at, lane, attempt, max_attempts, crashes, queue, task, args,
                                         unique_key, options)
-        select j.id, now(), now(), 2 * coalesce(j.priority, 5) + 1, 0, coalesce(j.max_attempts, 5), 0,
+        select j.id, now(), now(), 2 * coalesce(ascii(j.priority) - ascii('0'), 5) + 1, 0, coalesce(j.max_attempts::integer, 5), 0,
                coalesce(j.queue, 'default'), j.task, coalesce(j.args, '{}'), j.unique_key, j.options
-          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority integer,
-                   run_at timestamptz, delay double precision, max_attempts integer, unique_key text,
+          from rows from (jsonb_to_recordset(jobs) as (task text, args jsonb, queue text, priority text,
+                   run_at text, delay text, max_attempts text, unique_key text,
                    idempotency_key text, options jsonb), unnest(new_ids))
                as j (task, args, queue, priority, run_at, delay, max_attempts, unique_key, idempotency_key, options, id)
          where j.id is not null and j.run_at is null and j.delay is null and j.task is not null
            and (j.args is null or jsonb_typeof(j.args) = 'object')
-           and (j.priority is null or j.priority between 0 and 9)
-           and (j.max_attempts is null or j.max_attempts between 1 and 32767)
+           and (j.priority is null or j.priority in ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9'))
+           and (j.max_attempts is null or j.max_attempts ~ '^[1-9][0-9]{0,4}$' and (length(j.max_attempts) < 5 or j.max_attempts <= '32767' collate "C"))
         returning queue, task, options is not null as has_options
     ), counted as (
         select i.queue, i.task, count(*) as jobs, bool_or(i.has_options) as has_options
@@ -149,7 +159,8 @@ begin
     select coalesce(array_agg(c.queue), '{}'), coalesce(array_agg(c.jobs), '{}'), coalesce(sum(c.jobs), 0),
            coalesce(bool_and(not c.has_options and length(c.task) between 1 and 200
                              and length(c.queue) between 1 and 100 and translate(c.queue, '*"''', '') = c.queue
-                             and concat(c.task, c.queue) !~ '[[:cntrl:]]'), true)
+                             and concat(c.task, c.queue) !~ '[[:cntrl:]]'
+                             and concat_ws(chr(10), c.task, c.queue) !~ '(?n)^([-0-9{[]|true$|false$)'), true)
       into lines, line_jobs, ready, is_plain from counted as c;
     if not (keyed or is_plain and ready = total) then
         perform pgqueue.reject_jobs(jobs);  -- raises for what is wrong, and so undoes what was inserted
@@ -179,10 +190,15 @@ begin
             returning queue
         )
         select lines || coalesce(array_agg(o.queue), '{}'), line_jobs || coalesce(array_agg(1::bigint), '{}'),
-               (select min(s.run_at) from scheduled as s)
-          into lines, line_jobs, first_due from overdue as o;
+               (select min(s.run_at) from scheduled as s), (select count(*) from scheduled) + count(*)
+          into lines, line_jobs, first_due, later from overdue as o;
         if first_due is not null then
             perform pgqueue.wake_leader(first_due);
+        end if;
+        if ready + later < cardinality(array_remove(new_ids, null)) then
+            perform pgqueue.reject_types(jobs);  -- what no statement above has taken: a number in an odd spelling
+            raise exception using errcode = 'PQ001', message = 'jobs: some of them cannot be read',
+                hint = 'Numbers are numbers, times ISO 8601.';  -- no job is ever left out in silence
         end if;
     end if;
     perform pgqueue.notify_sleepers(l.queue, sum(l.jobs)::integer)

@@ -33,9 +33,11 @@ as $$
 declare
     -- a day before: an ending finds its partition a moment before it draws its time
     days constant date[] := array(
-        select d.day::date from generate_series((after_at at time zone 'UTC')::date - 1, (until at time zone 'UTC')::date,
+        select d.day::date from generate_series((greatest(after_at, '2020-01-01 UTC') at time zone 'UTC')::date - 1,
+                                                (least(until, clock_timestamp() + interval '1 day') at time zone 'UTC')::date,
                                                 interval '1 day') as d (day)) || date '-infinity';
 begin
+    perform pgqueue.reject_search('max_rows', max_rows, null);
     return query
     select e.at, e.job_id, e.attempt, e.kind, e.queue, e.task, e.worker_id, e.reason, e.error, e.message
       from (select f.finished_at as at, f.id as job_id, f.attempt::integer as attempt, f.state as kind, f.queue, f.task,

@@ -13,7 +13,7 @@ as $$
 begin
     -- An ending must never stumble over a channel.
     if coalesce(channel !~ '^pgqueue_wait_[0-9a-f]{16}$', true) then
-        raise exception using errcode = 'PQ001', message = format('channel: %L is not a waiter''s', left(channel, 40)),
+        raise exception using errcode = 'PQ001', message = format('channel: %s is not a waiter''s', pgqueue.as_given(channel)),
             hint = 'pgqueue_wait_ and 16 hexadecimal digits, drawn at random.';
     end if;
     if cardinality(ids) > 1000 then

@@ -45,6 +45,11 @@ begin
     end if;
     if policy in ('replace', 'debounce') then
         outcome := 'replaced';
+        if new_args ? 'pgqueue.encrypted' and job ->> 'queue' <> held.queue then
+            raise exception using errcode = 'PQ001',
+                message = format('queue: job %s waits in queue %s, and encrypted args are sealed for queue %s', holder, held.queue, job ->> 'queue'),
+                hint = 'Enqueue it to the queue of the job that it replaces.';
+        end if;
         update pgqueue.scheduled_jobs as s set args = new_args where s.id = holder and s.args <> new_args;
         update pgqueue.ready_jobs as r set args = new_args where r.id = holder and r.args <> new_args;
     end if;

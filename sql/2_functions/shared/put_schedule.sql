@@ -78,26 +78,49 @@ declare
          where k.key not in ('task', 'args', 'queue', 'priority', 'max_attempts', 'options', 'cron', 'seconds', 'every', 'at',
                              'at_startup', 'tz', 'starts_at', 'ends_at', 'jitter', 'grace', 'missed', 'missed_limit', 'overlap')
          order by k.key limit 1);
-    absurd constant text := (
-        select t.key from unnest(array['at', 'starts_at', 'ends_at']) as t (key)
-         where not (definition ->> t.key)::timestamptz between '1970-01-01 UTC' and '2199-12-31 23:59:59 UTC' limit 1);
-    place constant text := format('schedule %s: ', left(coalesce(name, 'null'), 100));
+    mistyped constant text := (
+        select f.key from (values ('task', 'string'), ('queue', 'string'), ('priority', 'number'),
+                                  ('max_attempts', 'number'), ('cron', 'string'), ('seconds', 'string'),
+                                  ('every', 'number'), ('at', 'string'), ('at_startup', 'boolean'), ('tz', 'string'),
+                                  ('starts_at', 'string'), ('ends_at', 'string'), ('jitter', 'number'), ('grace', 'number'),
+                                  ('missed', 'string'), ('missed_limit', 'number'), ('overlap', 'string')) as f (key, kind)
+         where jsonb_typeof(definition -> f.key) <> f.kind or f.key in ('priority', 'max_attempts', 'missed_limit')
+               and definition ->> f.key !~ '^-?[0-9]{1,9}$' or f.key in ('at', 'starts_at', 'ends_at')
+               and definition -> f.key is not null and pgqueue.as_moment(definition -> f.key) is null
+         order by f.key limit 1);
+    absurd text;
+    place constant text := format('schedule %s: ', regexp_replace(left(coalesce(name, 'null'), 100), '[[:cntrl:]]', '?', 'g'));
     code text := 'PQ001';
     problem text;
     remedy text;
 begin
+    if mistyped is null then
+        absurd := (select t.key from unnest(array['at', 'starts_at', 'ends_at']) as t (key)
+                    where not (definition ->> t.key)::timestamptz between '1970-01-01 UTC' and '2199-12-31 23:59:59 UTC' limit 1);
+    end if;
     case
         when name is null or length(name) not between 1 and 100 or name ~ '[[:cntrl:]*"'']' then
-            problem := format('name: %L is not a name', left(name, 40));
+            problem := format('name: %s is not a name', pgqueue.as_given(name));
             remedy := 'A schedule''s name has 1 to 100 characters: no control characters, quotes or asterisks.';
         when stranger is not null then
-            problem := format('there is no %L', left(stranger, 40));
+            problem := format('there is no %s', pgqueue.as_given(stranger));
             remedy := 'See the arguments of pgqueue.schedule.';
+        when mistyped is not null then
+            problem := case when mistyped in ('every', 'jitter', 'grace')
+                            then format('%s: %s is out of range', mistyped, trim(both '''' from pgqueue.as_given(definition ->> mistyped)))
+                            else format('%s: %s is none', mistyped, pgqueue.as_given(definition ->> mistyped)) end;
+            remedy := case
+                when mistyped in ('at', 'starts_at', 'ends_at') then 'A time, ISO 8601: 2026-11-23T09:00:00+00:00.'
+                when mistyped in ('priority', 'max_attempts', 'missed_limit') then 'A whole number.'
+                when mistyped = 'every' then 'Seconds, from 1 to ten years.'
+                when mistyped in ('jitter', 'grace') then seconds
+                when mistyped = 'at_startup' then 'true or false.'
+                else 'Text.' end;
         when cardinality(timings) <> 1 then
             problem := case when timings = '{}' then 'no timing' else array_to_string(timings, ', ') || ': given together' end;
             remedy := 'Give one of cron, every, at and at_startup.';
         when definition ->> 'seconds' not in ('first', 'last') then
-            problem := format('seconds: %L is none', left(definition ->> 'seconds', 40));
+            problem := format('seconds: %s is none', pgqueue.as_given(definition ->> 'seconds'));
             remedy := 'first or last: where the seconds of a cron expression of six fields are.';
         when definition ? 'seconds' and not definition ? 'cron' then
             problem := 'seconds: there is no cron';
@@ -107,7 +130,7 @@ begin
             remedy := 'At most 500 characters.';
         when cardinality(regexp_split_to_array(btrim(definition ->> 'cron'), '\s+'))
              <> (case when definition ->> 'cron' ~ '^\s*@' then 1 when definition ? 'seconds' then 6 else 5 end) then
-            problem := format('cron: %L has %s fields', left(definition ->> 'cron', 100),
+            problem := format('cron: %s has %s fields', pgqueue.as_given(definition ->> 'cron', 100),
                               cardinality(regexp_split_to_array(btrim(definition ->> 'cron'), '\s+')));
             remedy := 'minute hour day month weekday; a sixth field, for seconds, needs seconds => ''first'' or ''last''.';
         when not (definition ->> 'every')::numeric between 1 and 315360000 then
@@ -120,13 +143,13 @@ begin
             problem := format('grace: %s is out of range', left(definition ->> 'grace', 40));
             remedy := seconds;
         when definition ->> 'missed' not in ('skip', 'once', 'all') then
-            problem := format('missed: %L is none', left(definition ->> 'missed', 40));
+            problem := format('missed: %s is none', pgqueue.as_given(definition ->> 'missed'));
             remedy := 'skip, once or all.';
         when not (definition ->> 'missed_limit')::numeric between 1 and 1000 then
             problem := format('missed_limit: %s is out of range', left(definition ->> 'missed_limit', 40));
             remedy := 'From 1 to 1000.';
         when definition ->> 'overlap' not in ('allow', 'skip', 'queue') then
-            problem := format('overlap: %L is none', left(definition ->> 'overlap', 40));
+            problem := format('overlap: %s is none', pgqueue.as_given(definition ->> 'overlap'));
             remedy := 'allow, skip or queue.';
         when absurd is not null then
             problem := format('%s: %s is out of range', absurd, left(definition ->> absurd, 40));
@@ -145,7 +168,7 @@ begin
         when definition ->> 'tz' <> 'UTC'
              and not exists (select from pgqueue.schedules as s where s.tz = definition ->> 'tz')
              and not exists (select from pg_catalog.pg_timezone_names as z where z.name = definition ->> 'tz') then
-            problem := format('tz: there is no time zone %L', left(definition ->> 'tz', 40));
+            problem := format('tz: there is no time zone %s', pgqueue.as_given(definition ->> 'tz'));
             remedy := 'A name such as Europe/Paris.';
         else
             begin

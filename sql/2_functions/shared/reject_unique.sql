@@ -19,22 +19,22 @@ begin
                   where k.key not in ('scope', 'period', 'on_conflict', 'max_delay') order by k.key limit 1);
     case
         when stranger is not null then
-            problem := format('options.unique: there is no %L', left(stranger, 40));
+            problem := format('options.unique: there is no %s', pgqueue.as_given(stranger));
             remedy := 'Keys: scope, period, on_conflict, max_delay.';
         when unique_key is null then
             problem := 'options.unique: there is no unique_key';
             remedy := 'It says what the unique_key is to mean: give both.';
         when how ->> 'scope' not in ('unfinished', 'waiting') then
-            problem := format('options.unique.scope: %L is none', left(how ->> 'scope', 40));
+            problem := format('options.unique.scope: %s is none', pgqueue.as_given(how ->> 'scope'));
             remedy := 'unfinished or waiting.';
         when policy not in ('keep', 'replace', 'debounce', 'raise_priority', 'follow_up') then
-            problem := format('options.unique.on_conflict: %L is none', left(policy, 40));
+            problem := format('options.unique.on_conflict: %s is none', pgqueue.as_given(policy));
             remedy := 'keep, replace, debounce, raise_priority or follow_up.';
         when jsonb_typeof(how -> 'period') <> 'number' or not (how ->> 'period')::numeric between 0.001 and 315360000 then
-            problem := format('options.unique.period: %s is out of range', left(coalesce(how ->> 'period', 'null'), 40));
+            problem := format('options.unique.period: %s is out of range', regexp_replace(left(coalesce(how ->> 'period', 'null'), 40), '[[:cntrl:]]', '?', 'g'));
             remedy := seconds;
         when jsonb_typeof(how -> 'max_delay') <> 'number' or not (how ->> 'max_delay')::numeric between 0.001 and 315360000 then
-            problem := format('options.unique.max_delay: %s is out of range', left(coalesce(how ->> 'max_delay', 'null'), 40));
+            problem := format('options.unique.max_delay: %s is out of range', regexp_replace(left(coalesce(how ->> 'max_delay', 'null'), 40), '[[:cntrl:]]', '?', 'g'));
             remedy := seconds;
         when how ? 'scope' and how ? 'period' then
             problem := 'options.unique.scope and period: both given';

@@ -93,6 +93,53 @@ end $$;
 comment on function pgqueue.take_unique_key(text, text, bigint, jsonb, jsonb) is
 'Private. outcome created: the key is now own_id''s; follow_up: the job waits in blocked_jobs for the holder''s end; else the holder, and what was done to it: kept, replaced, postponed or raised.';
 
+-- Locks the waiting jobs that a bulk may change or hold back when it takes its unique keys: all at once, table by table, by id,
+-- as cancel does. `is_new`: which of the jobs want their unique key, the others were found by their idempotency key.
+-- Called by enqueue_many, before the first unique key. Locks: the jobs' rows, as take_unique_key and meet_waiting. Index: the
+-- primary keys, blocked_jobs_one_follow_up_a_job.
+--
+-- A holder that comes by its key between this look and the bulk's turn is locked out of order, by meet_waiting.
+create function pgqueue.lock_key_holders(jobs jsonb, is_new boolean[])
+returns void language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    holders bigint[];
+    followed bigint[];
+    only_kept boolean;
+begin
+    select array_agg(k.job_id), array_agg(k.job_id) filter (where j.policy = 'follow_up'),
+           bool_and(j.policy in ('keep', 'follow_up'))
+      into holders, followed, only_kept
+      from (select g.task, g.unique_key, g.how -> 'period' is not null as for_a_while,
+                   coalesce(g.how ->> 'scope', 'unfinished') = 'unfinished' as running_counts,
+                   coalesce(g.how ->> 'on_conflict', 'keep') as policy
+              from (select r.task, r.unique_key, r.options -> 'unique' as how
+                      from rows from (jsonb_to_recordset(jobs) as (task text, unique_key text, options jsonb), unnest(is_new))
+                           as r (task, unique_key, options, is_new)
+                     where r.is_new and r.unique_key is not null) as g
+             where g.how is not null) as j
+     cross join lateral (
+        select u.job_id from pgqueue.unique_keys as u
+         where u.kind = case when j.for_a_while then 'period' else 'unique' end and u.task = j.task and u.key = j.unique_key
+           and coalesce(u.expires_at > clock_timestamp(), true)
+         limit 1) as k
+     where j.policy <> 'keep' or not (j.running_counts or j.for_a_while);
+    if only_kept then
+        perform from pgqueue.scheduled_jobs as s where s.id = any (holders) order by s.id for key share;
+        perform from pgqueue.ready_jobs as r where r.id = any (holders) order by r.id for key share;
+    elsif holders is not null then
+        perform from pgqueue.scheduled_jobs as s where s.id = any (holders) order by s.id for update;
+        perform from pgqueue.ready_jobs as r where r.id = any (holders) order by r.id for update;
+    end if;
+    if followed is not null then
+        perform from pgqueue.blocked_jobs as b where b.after_id = any (followed) order by b.id for key share;
+    end if;
+end $$;
+comment on function pgqueue.lock_key_holders(jsonb, boolean[]) is
+'Private. Locks the waiting holders of the unique keys of a bulk that may change them, in the order of their ids.';
+
 -- Where an unfinished job of a unique key is: scheduled, ready or running; null: it has ended. Called by take_unique_key,
 -- unblock. Locks: none. Index: the primary keys.
 create function pgqueue.unfinished_as(job_id bigint)

@@ -24,7 +24,7 @@ declare
 begin
     perform set_config('synchronous_commit', 'off', true);
     promoted := pgqueue.promote(most);
-    next_look := clock_timestamp() + make_interval(secs => pause_seconds);
+    next_look := clock_timestamp() + make_interval(secs => pgqueue.checked_seconds('pause_seconds', pause_seconds));
     perform pgqueue.publish_look(case when hears then next_look end);
     is_written := cardinality(pgqueue.writers('scheduled_jobs')) > 0;
     select f.proven_run_at into mark from pgqueue.floor_proofs as f

@@ -17,6 +17,9 @@ declare
     due_by constant timestamptz := clock_timestamp();
     lines text[];
 begin
+    if max_jobs < 0 then
+        perform pgqueue.reject_range('max_jobs', max_jobs::text, 'From 0; null: as many as are due.');
+    end if;
     with picked as (
         delete from pgqueue.scheduled_jobs as j
          where j.ctid = any (array(

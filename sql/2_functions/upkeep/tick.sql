@@ -48,6 +48,12 @@ begin
     if not found then
         return null;
     end if;
+    if exists (select from unnest(dues, missed) as d (due_at, missed) where num_nulls(d.due_at, d.missed) > 0)
+       or not coalesce(outcomes <@ '{enqueued,caught_up,missed}'::text[], true)
+       or cardinality(dues) is distinct from cardinality(outcomes) or cardinality(dues) is distinct from cardinality(missed) then
+        raise exception using errcode = 'PQ001', message = format('schedule %s: dues, outcomes, missed: not one of each for a due time', left(tick.name, 100)),
+            hint = 'outcomes: enqueued, caught_up or missed.';
+    end if;
     perform pgqueue.settle_runs(held.name);
     for run in select * from unnest(dues, outcomes, missed) as d (due_at, outcome, missed) order by d.due_at loop
         if (select r.outcome from pgqueue.run_due(held, run.due_at, run.outcome, run.missed, true) as r)

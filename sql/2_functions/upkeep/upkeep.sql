@@ -9,7 +9,8 @@ create function pgqueue.upkeep(
     hears boolean
 ) returns table (missing bigint[], look boolean, led boolean, rescued integer, promoted integer, schedules_due boolean,
                  floors_due boolean, retain_due boolean, next_seconds double precision, problems text[],
-                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[], history_pages bigint)
+                 rescued_workers bigint[], depths_due boolean, rollup_due boolean, queue_settings jsonb, stopping bigint[], history_pages bigint,
+                 resumed_at timestamptz)
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan set enable_seqscan = off
 as $$
@@ -23,8 +24,15 @@ declare
     kept_at timestamptz;
     patience constant text := current_setting('lock_timeout');
 begin
+    if upkeep.supervisor_id is null then
+        perform pgqueue.reject_range('supervisor_id', null, 'The number by which the supervisor registers its workers.');
+    end if;
+    perform pgqueue.checked_seconds('round_seconds', round_seconds), pgqueue.checked_seconds('overdue_seconds', overdue_seconds);
     perform set_config('synchronous_commit', 'off', true);
-    missing := pgqueue.heartbeat(upkeep.worker_ids);
+    -- One that another supervisor has registered is ours no more: a database that came back in an earlier state gives ids again.
+    missing := pgqueue.heartbeat(upkeep.worker_ids) || array(
+        select w.id from pgqueue.workers as w
+         where w.id = any (upkeep.worker_ids) and w.supervisor_id <> upkeep.supervisor_id);
     problems := '{}';
     rescued := 0;
     rescued_workers := '{}';
@@ -51,9 +59,14 @@ begin
     end loop;
     if led then
         -- After a gap in which no round was led (the database or the whole fleet was away) nobody could beat:
-        -- leases count from now.
-        if last.led_at < round_at - make_interval(secs => 2.5 * overdue_seconds) then
+        -- leases count from now. So they do when the server recovered: from a crash, or as the standby that was promoted, on which
+        -- no session holds its lock, and which may have been running for months.
+        if last.led_at < round_at - make_interval(secs => 2.5 * overdue_seconds)
+           or not exists (select from pgqueue.recovery_seen)
+        then
             last.resumed_at := round_at;
+            delete from pgqueue.recovery_seen;
+            insert into pgqueue.recovery_seen (seen_at) values (round_at);
         end if;
         update pgqueue.leadership as l
            set supervisor_id = upkeep.supervisor_id, led_at = round_at, resumed_at = last.resumed_at
@@ -143,6 +156,7 @@ begin
         rollup_due := exists (select from pgqueue.rollup_progress as p
                                where p.rolled_up_to + interval '1 minute' <= clock_timestamp());
     end if;
+    resumed_at := last.resumed_at;
     queue_settings := pgqueue.queue_settings(upkeep.queues);
     stopping := array(select s.worker_id from pgqueue.stop_requests as s where s.worker_id = any (upkeep.worker_ids));
     -- The safety look: a ready job older than 1 s in a queue of ours, whatever happened to the hint.
@@ -174,4 +188,4 @@ begin
     return next;
 end $$;
 comment on function pgqueue.upkeep(bigint, bigint[], text[], double precision, double precision, boolean) is
-'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), which of the workers they want to stop, and how many blocks of history today has (history_pages).';
+'A round of upkeep. Beats for the workers; returns those registered no more (missing), whether a ready job has waited for over 1 s in one of the queues (look), whether this call led, and what it did; when to come back; problems; the workers whose jobs it took back; what operators have set for the queues (queue_settings), which of the workers they want to stop, and how many blocks of history today has (history_pages), and since when rounds are led without a gap or a recovery of the server (resumed_at).';

@@ -22,10 +22,17 @@ declare
     taken integer;
     floors bigint[];
 begin
+    if claim.queues is null or claim.max_jobs is null or claim.fence is null
+       or cardinality(claim.limits) is distinct from cardinality(claim.queues) then
+        raise exception using errcode = 'PQ001', message = format('claim: max_jobs %s, fence %s, queues and limits of lengths %s and %s',
+                coalesce(max_jobs::text, 'null'), case when fence is null then 'null' else 'given' end,
+                coalesce(cardinality(queues)::text, 'null'), coalesce(cardinality(limits)::text, 'null')),
+            hint = 'None of them may be null, and each queue has a limit.';
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     perform from pgqueue.workers as w where w.id = claim.worker_id for key share;
     if not found then
-        raise exception using errcode = 'PQ002', message = format('worker %s is not registered', claim.worker_id),
+        raise exception using errcode = 'PQ002', message = format('worker %s is not registered', coalesce(claim.worker_id::text, 'null')),
             hint = 'It was declared dead after its heartbeat stood still; its jobs were given to others. Register again.';
     end if;
     for i in 1 .. cardinality(claim.queues) loop
@@ -97,3 +104,27 @@ begin
 end $$;
 comment on function pgqueue.forget_claim(bigint, bigint) is
 'Gives back the jobs of a claim whose answer was lost. Returns their ids.';
+
+-- Gives back what the worker is said to hold and does not, untouched: the database came back in an earlier state, after a
+-- failover or a restore, and has forgotten how these jobs ended. Called by workers once they hear of that, and never beside a
+-- claim of theirs. Locks: the worker's row for update, those jobs' rows. Scans running_jobs: a recovery is rare.
+create function pgqueue.forget_unheld(worker_id bigint, ids bigint[], leases bigint[])
+returns bigint[] language plpgsql security definer
+set search_path = pg_catalog, pg_temp set jit = off
+as $$
+#variable_conflict use_column
+declare
+    unheld bigint[];
+    unheld_leases bigint[];
+begin
+    if cardinality(ids) <> cardinality(leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(ids), cardinality(leases)]);
+    end if;
+    perform from pgqueue.workers as w where w.id = forget_unheld.worker_id for update;
+    select array_agg(r.id), array_agg(r.lease) into unheld, unheld_leases from pgqueue.running_jobs as r
+     where r.worker_id = forget_unheld.worker_id
+       and (r.id, r.lease) not in (select h.id, h.lease from unnest(forget_unheld.ids, forget_unheld.leases) as h (id, lease));
+    return pgqueue.release(coalesce(unheld, '{}'), coalesce(unheld_leases, '{}'));
+end $$;
+comment on function pgqueue.forget_unheld(bigint, bigint[], bigint[]) is
+'Gives back the jobs that a worker is said to hold, but for these. Returns their ids.';

@@ -16,6 +16,9 @@ declare
     held_keys jsonb;
     accepted bigint[];
 begin
+    if cardinality(ids) <> cardinality(leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(ids), cardinality(leases)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(

@@ -15,16 +15,20 @@ declare
     accepted bigint[];
     held_keys jsonb;
     -- a look-up by id and lease, not a join: see complete
-    completion_of constant jsonb := coalesce(
-        (select jsonb_object_agg(concat(c.completion ->> 'id', ' ', c.completion ->> 'lease'), c.completion)
-           from jsonb_array_elements(completions) as c (completion)), '{}');
+    completion_of jsonb;
 begin
+    if not pgqueue.are_claims(completions) then
+        perform pgqueue.reject_claims('completions', completions);
+    end if;
+    completion_of := coalesce(
+        (select jsonb_object_agg(concat((c.completion ->> 'id')::numeric::bigint, ' ', (c.completion ->> 'lease')::numeric::bigint), c.completion)
+           from jsonb_array_elements(completions) as c (completion)), '{}');
     with gone as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
-             select held.ctid from jsonb_to_recordset(complete_with_results.completions) as e (id bigint, lease bigint)
+             select held.ctid from jsonb_to_recordset(complete_with_results.completions) as e (id numeric, lease numeric)
               cross join lateral (select h.ctid from pgqueue.running_jobs as h
-                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
+                                   where h.id = e.id::bigint and h.lease = e.lease::bigint limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, completion_of -> concat(r.id, ' ', r.lease) as completion
     ), history as (

@@ -13,10 +13,13 @@ declare
     accepted bigint[];
     held_keys jsonb;
     -- a look-up by id and lease, not a join: see complete
-    reason_of constant jsonb := jsonb_object(
-        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
-        reasons);
+    reason_of constant jsonb := coalesce(
+        (select jsonb_object_agg(concat(e.id, ' ', e.lease), e.reason order by e.n)
+           from unnest(ids, leases, reasons) with ordinality as e (id, lease, reason, n)), '{}');
 begin
+    if cardinality(ids) <> cardinality(leases) or cardinality(ids) <> cardinality(reasons) then
+        perform pgqueue.reject_lengths('ids, leases, reasons', array[cardinality(ids), cardinality(leases), cardinality(reasons)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
@@ -61,6 +64,9 @@ as $$
 declare
     late record;
 begin
+    if cardinality(end_expired.ids) <> cardinality(end_expired.leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(end_expired.ids), cardinality(end_expired.leases)]);
+    end if;
     select coalesce(array_agg(r.id), '{}') as ids, coalesce(array_agg(r.lease), '{}') as leases into late
       from unnest(end_expired.ids, end_expired.leases) as e (id, lease)
            join pgqueue.running_jobs as r on r.id = e.id and r.lease = e.lease

@@ -14,16 +14,20 @@ declare
     held_keys jsonb;
     first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
-    failure_of constant jsonb := coalesce(
-        (select jsonb_object_agg(concat(f.failure ->> 'id', ' ', f.failure ->> 'lease'), f.failure)
-           from jsonb_array_elements(failures) as f (failure)), '{}');
+    failure_of jsonb;
 begin
+    if not pgqueue.are_claims(failures) then
+        perform pgqueue.reject_claims('failures', failures);
+    end if;
+    failure_of := coalesce(
+        (select jsonb_object_agg(concat((f.failure ->> 'id')::numeric::bigint, ' ', (f.failure ->> 'lease')::numeric::bigint), f.failure)
+           from jsonb_array_elements(failures) as f (failure)), '{}');
     with gone as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(
-             select held.ctid from jsonb_to_recordset(fail.failures) as e (id bigint, lease bigint)
+             select held.ctid from jsonb_to_recordset(fail.failures) as e (id numeric, lease numeric)
               cross join lateral (select h.ctid from pgqueue.running_jobs as h
-                                   where h.id = e.id and h.lease = e.lease limit 1) as held))
+                                   where h.id = e.id::bigint and h.lease = e.lease::bigint limit 1) as held))
         returning r.id, r.worker_id, r.run_at, r.created_at, r.claimed_at, r.lane, r.attempt, r.max_attempts, r.crashes,
                   r.queue, r.task, r.args, r.unique_key, r.options, clock_timestamp() as failed_at,
                   failure_of -> concat(r.id, ' ', r.lease) as failure

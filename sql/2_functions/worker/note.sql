@@ -7,6 +7,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
+    if note.job_id is null or note.worker_id is null or note.attempt is null or note.attempt not between 0 and 32767 then
+        raise exception using errcode = 'PQ001', message = format('note: job_id %s, worker_id %s, attempt %s',
+                coalesce(job_id::text, 'null'), coalesce(worker_id::text, 'null'), coalesce(attempt::text, 'null')),
+            hint = 'Two ids, and an attempt from 0 to 32767.';
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     insert into pgqueue.job_reports (job_id, worker_id, reported_at, day, attempt, lines)
     values (note.job_id, note.worker_id, clock_timestamp(), pgqueue.history_day('job_reports'), note.attempt,

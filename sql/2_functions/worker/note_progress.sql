@@ -8,14 +8,17 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 #variable_conflict use_column
 begin
+    if not pgqueue.are_claims(notes) then
+        perform pgqueue.reject_claims('notes', notes);
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     insert into pgqueue.job_progress as p (job_id, lease, noted_at, progress)
     select held.id, held.lease, clock_timestamp(), n.progress
-      from (select r.id, r.lease, r.progress
-              from jsonb_to_recordset(note_progress.notes) as r (id bigint, lease bigint, progress jsonb)
+      from (select distinct on (r.id) r.id, r.lease, r.progress
+              from jsonb_to_recordset(note_progress.notes) as r (id numeric, lease numeric, progress jsonb)
              where r.progress is not null order by r.id) as n
      cross join lateral (select h.id, h.lease from pgqueue.running_jobs as h
-                          where h.id = n.id and h.lease = n.lease limit 1) as held
+                          where h.id = n.id::bigint and h.lease = n.lease::bigint limit 1) as held
     on conflict (job_id) do update
        set lease = excluded.lease, noted_at = excluded.noted_at, progress = excluded.progress;
 end $$;
@@ -33,12 +36,15 @@ as $$
 declare
     today constant date := pgqueue.history_day('job_reports');
 begin
+    if not pgqueue.are_claims(reports) then
+        perform pgqueue.reject_claims('reports', reports);
+    end if;
     perform set_config('synchronous_commit', 'off', true);
     with report as (
         select held.id, held.lease, held.worker_id, held.attempt, r.progress, r.lines
-          from jsonb_to_recordset(note_reports.reports) as r (id bigint, lease bigint, progress jsonb, lines jsonb)
+          from jsonb_to_recordset(note_reports.reports) as r (id numeric, lease numeric, progress jsonb, lines jsonb)
          cross join lateral (select h.id, h.lease, h.worker_id, h.attempt from pgqueue.running_jobs as h
-                              where h.id = r.id and h.lease = r.lease limit 1) as held
+                              where h.id = r.id::bigint and h.lease = r.lease::bigint limit 1) as held
     ), kept as (
         insert into pgqueue.job_reports (job_id, worker_id, reported_at, day, attempt, progress, lines)
         select r.id, r.worker_id, clock_timestamp(), today, r.attempt, r.progress, r.lines from report as r order by r.id

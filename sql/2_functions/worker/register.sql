@@ -10,9 +10,19 @@ as $$
 declare
     worker_id bigint;
 begin
+    if num_nulls(supervisor_id, host, pid, version, register.queues, session_lock) > 0
+       or exists (select from unnest(register.queues) as q (queue) where q.queue is null) then
+        raise exception using errcode = 'PQ001', message = format('register: supervisor_id %s, host %s, pid %s, version %s, queues %s, session_lock %s',
+                coalesce(supervisor_id::text, 'null'), pgqueue.as_given(host), coalesce(pid::text, 'null'), pgqueue.as_given(version),
+                pgqueue.as_given(queues::text), coalesce(session_lock::text, 'null')),
+            hint = 'None of them may be null, nor one of the queues.';
+    end if;
+    if not coalesce(register.concurrency >= 1, false) then
+        perform pgqueue.reject_range('concurrency', concurrency::text, 'From 1.');
+    end if;
     insert into pgqueue.workers (supervisor_id, host, pid, version, queues, concurrency, lease, session_lock, started_at)
     values (register.supervisor_id, register.host, register.pid, register.version, register.queues,
-            register.concurrency, make_interval(secs => register.lease), register.session_lock, now())
+            register.concurrency, make_interval(secs => pgqueue.checked_seconds('lease', register.lease)), register.session_lock, now())
     returning id into worker_id;
     insert into pgqueue.heartbeats (worker_id, beat_at) values (worker_id, clock_timestamp());
     return worker_id;

@@ -12,6 +12,9 @@ declare
     accepted bigint[];
     lines text[];
 begin
+    if cardinality(ids) <> cardinality(leases) then
+        perform pgqueue.reject_lengths('ids, leases', array[cardinality(ids), cardinality(leases)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(

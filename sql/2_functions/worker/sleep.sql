@@ -15,7 +15,7 @@ begin
     insert into pgqueue.sleepers (queue, period, worker_id, slept_at)
     select q.queue, date_bin('10 seconds', clock_timestamp(), '2000-01-01'), fall_asleep.worker_id, clock_timestamp()
       from unnest(fall_asleep.queues) as q (queue)
-     where exists (select from pgqueue.workers as w where w.id = fall_asleep.worker_id)
+     where q.queue is not null and exists (select from pgqueue.workers as w where w.id = fall_asleep.worker_id)
     on conflict (queue, period, worker_id) do update set slept_at = excluded.slept_at;
     update pgqueue.sleepers as s set slept_at = '-infinity'
       from pgqueue.workers as w cross join unnest(w.queues) as q (queue)
@@ -31,12 +31,18 @@ create function pgqueue.writers(relation text, among text[] default null)
 returns text[] language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off
 as $$
+declare
+    written constant regclass := to_regclass('pgqueue.' || quote_ident(writers.relation));
 begin
+    if written is null then
+        raise exception using errcode = 'PQ001', message = format('relation: %s is no table of pgqueue', pgqueue.as_given(relation)),
+            hint = 'ready_jobs, scheduled_jobs, finished_jobs, dead_letters, job_failures, and so on';
+    end if;
     return array(
         select l.virtualtransaction from pg_catalog.pg_locks as l
          where l.locktype = 'relation' and l.mode = 'RowExclusiveLock' and l.granted
            and l.database = (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
-           and l.relation = ('pgqueue.' || writers.relation)::regclass
+           and l.relation = written
            and l.pid is distinct from pg_backend_pid()
            -- A prepared transaction that the server has recovered is called -1/xid, whatever it was called before; after
            -- a crash of one backend that happens without a new start time. So it counts among any.

@@ -12,10 +12,13 @@ declare
     accepted bigint[];
     first_due timestamptz;
     -- a look-up by id and lease, not a join: see complete
-    delay_of constant jsonb := jsonb_object(
-        array(select concat(e.id, ' ', e.lease) from unnest(ids, leases) with ordinality as e (id, lease, n) order by e.n),
-        delays::text[]);
+    delay_of constant jsonb := coalesce(
+        (select jsonb_object_agg(concat(e.id, ' ', e.lease), e.delay order by e.n)
+           from unnest(ids, leases, delays) with ordinality as e (id, lease, delay, n)), '{}');
 begin
+    if cardinality(ids) <> cardinality(leases) or cardinality(ids) <> cardinality(delays) then
+        perform pgqueue.reject_lengths('ids, leases, delays', array[cardinality(ids), cardinality(leases), cardinality(delays)]);
+    end if;
     with ended as (
         delete from pgqueue.running_jobs as r
          where r.ctid = any (array(

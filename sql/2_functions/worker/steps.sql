@@ -26,11 +26,20 @@ begin
     select r.attempt into taken_in from pgqueue.running_jobs as r
      where r.id = record_step.job_id and r.lease = record_step.lease for key share;
     if not found then
-        raise exception using errcode = 'PQ004', message = format('job %s: the lease was lost', record_step.job_id),
+        raise exception using errcode = 'PQ004', message = format('job %s: the lease was lost', coalesce(record_step.job_id::text, 'null')),
             hint = 'Another attempt may have begun; this one''s step is not recorded.';
     end if;
+    if record_step.name is null then
+        raise exception using errcode = 'PQ001', message = format('job %s: a step without a name', record_step.job_id),
+            hint = 'By its name a later attempt finds what it returned.';
+    end if;
     insert into pgqueue.job_steps (job_id, name, attempt, recorded_at, result)
-    values (record_step.job_id, record_step.name, taken_in, clock_timestamp(), record_step.result);
+    values (record_step.job_id, record_step.name, taken_in, clock_timestamp(), coalesce(record_step.result, 'null'))
+    on conflict on constraint job_steps_taken_once do nothing;
+    if not found then
+        raise exception using errcode = 'PQ001', message = format('job %s: the step %s was taken before', record_step.job_id, pgqueue.as_given(record_step.name)),
+            hint = 'Give each step of a job a name of its own.';
+    end if;
 end $$;
 comment on function pgqueue.record_step(bigint, bigint, text, jsonb) is
 'Records a step of a running job. PQ004 when the lease was lost.';

@@ -12,7 +12,7 @@ declare
     wanted jsonb;
 begin
     if not coalesce(length(owner) between 1 and 200, false) then
-        raise exception using errcode = 'PQ001', message = format('owner: %L is not a name', left(owner, 40)),
+        raise exception using errcode = 'PQ001', message = format('owner: %s is not a name', pgqueue.as_given(owner)),
             hint = 'The app''s name, of 1 to 200 characters: what it does not define any more is removed.';
     end if;
     if not coalesce(jsonb_typeof(schedules) = 'array', false) or jsonb_path_exists(schedules, 'strict $[*] ? (@.type() != "object")') then
