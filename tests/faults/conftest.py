@@ -3,14 +3,16 @@
 scene        a database of the session's server with the tables of the load, for the fault that the test is marked with
 own_server   a server that a test may stop
 own_scene    a scene there
+
+Tests of a `scene` may run in any process of pytest-xdist; those of a module that has something of its own go to one.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psycopg
@@ -20,15 +22,45 @@ from pgqueue.embedded import EmbeddedServer
 from tests.faults import tasks
 from tests.faults.report import PAGE, Report, fault_names, rewritten, table
 from tests.faults.scene import Scene
-from tests.support import Databases
+from tests.support.own_server import databases_of, own_server_in_memory
 
 CHOICE = os.environ.get("FAULTS", "sample")
 FOLDER = Path(__file__).parent
-_reports = pytest.StashKey[dict[str, Report]]()
+_PROPERTY = "fault"
+
+
+class Collected:
+    """The reports of all tests, from whichever process: each comes with that of its test."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, Report] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            for name, fields in report.user_properties:
+                if name == _PROPERTY and isinstance(fields, dict):
+                    found = Report(**fields)
+                    self.reports[found.fault] = found
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        names = all_fault_names()
+        if not self.reports:
+            return
+        found = sorted(self.reports.values(), key=lambda report: names.index(report.fault))
+        terminalreporter.section("faults")
+        terminalreporter.write_line(table([report.cells() for report in found]))
+        if os.environ.get("PGQUEUE_REWRITE_GUARANTEES"):
+            PAGE.write_text(rewritten(PAGE.read_text(), names, self.reports))
+            terminalreporter.write_line(f"written to {PAGE.name}")
+
+
+def told_as(report: Report) -> tuple[str, object]:
+    """What goes along with the report of a test, between processes too."""
+    return _PROPERTY, asdict(report)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_reports] = {}
+    config.pluginmanager.register(Collected())
     config.addinivalue_line("markers", "fault(name): a row of the table of faults")
     config.addinivalue_line("markers", "sample: a fault that `make test` tries")
     config.addinivalue_line("markers", "soak: faults at random for SOAK_SECONDS")
@@ -36,11 +68,15 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"FAULTS={CHOICE}: expected sample, all or none")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [item for item in items if not _is_wanted(item)]
     if left_out:
         items[:] = [item for item in items if _is_wanted(item)]
         config.hook.pytest_deselected(items=left_out)
+    for item in items:
+        if item.path.parent == FOLDER and "scene" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def _is_wanted(item: pytest.Item) -> bool:
@@ -49,17 +85,6 @@ def _is_wanted(item: pytest.Item) -> bool:
     if item.get_closest_marker("fault") is None or CHOICE == "all":
         return True
     return CHOICE == "sample" and item.get_closest_marker("sample") is not None
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    reports = config.stash[_reports]
-    if not reports:
-        return
-    terminalreporter.section("faults")
-    terminalreporter.write_line(table([report.cells() for report in reports.values()]))
-    if os.environ.get("PGQUEUE_REWRITE_GUARANTEES"):
-        PAGE.write_text(rewritten(PAGE.read_text(), all_fault_names(), reports))
-        terminalreporter.write_line(f"written to {PAGE.name}")
 
 
 def all_fault_names() -> list[str]:
@@ -85,7 +110,7 @@ def _scene(dsn: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[S
     yield scene
     scene.close()
     if scene.report is not None:  # what was promised held
-        request.config.stash[_reports][scene.fault] = scene.report
+        request.node.user_properties.append(told_as(scene.report))
 
 
 # A server of its own --------------------------------------------------------------------------------------
@@ -94,23 +119,14 @@ def _scene(dsn: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[S
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[EmbeddedServer]:
     """A server that these tests may stop. It is durable: what it confirmed, it keeps."""
-    memory = Path("/dev/shm")
-    with (
-        tempfile.TemporaryDirectory(
-            prefix="pgqueue-tests-", dir=memory if os.access(memory, os.W_OK) else None
-        ) as folder,
-        EmbeddedServer(Path(folder), settings={"max_wal_size": "256MB"}) as server,
-    ):
+    with own_server_in_memory() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def own_databases(own_server: EmbeddedServer) -> list[str]:
     """Databases there, one a test, made while the server is still whole; they go when it goes."""
-    databases = Databases(own_server.dsn)
-    made = [databases.create() for _ in range(8)]
-    databases.close()
-    return made
+    return databases_of(own_server, 10)
 
 
 @pytest.fixture

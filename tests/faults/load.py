@@ -33,13 +33,24 @@ class Load:
     on purpose; of seven, one rolls back a savepoint with a job in it.
     """
 
-    def __init__(self, dsn: str, record: Record, *, rate: float = 6.0, first: int = 0, long: float = 0.3):
-        """`first`: the number of the first transaction; `long`: seconds that the longest jobs take."""
+    def __init__(
+        self,
+        dsn: str,
+        record: Record,
+        *,
+        rate: float = 6.0,
+        first: int = 0,
+        long: float = 0.3,
+        patience: float = 50.0,
+    ):
+        """`first`: the number of the first transaction; `long`: seconds that the longest jobs take; `patience`: seconds for
+        which a transaction is tried again."""
         self._dsn = dsn
         self._record = record
         self._pause = 1 / rate
         self._next = first
         self._long = long
+        self._patience = patience
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -52,7 +63,7 @@ class Load:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(self._patience + 10)
         if error is None:
             assert not self._thread.is_alive(), "the producer never had its last answer"
             if self._failure is not None:
@@ -75,7 +86,7 @@ class Load:
     def _enqueue_until_answered(
         self, connection: psycopg.Connection[Any] | None, n: int
     ) -> psycopg.Connection[Any]:
-        tries_until = time.monotonic() + 50
+        tries_until = time.monotonic() + self._patience
         while True:
             try:
                 if connection is None or connection.closed:
@@ -95,7 +106,7 @@ class Load:
                 self._record.repeated += 1
                 if connection is not None:
                     connection.close()
-                time.sleep(0.05)
+                time.sleep(0.05)  # the pause from one try to the next, as an application's own
 
     def _order(self, connection: psycopg.Connection[Any], n: int) -> tuple[int, ...]:
         """The row of an order and its jobs, in the open transaction."""

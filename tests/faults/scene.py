@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,26 @@ from tests.support import wait_until
 from tests.worker.conftest import end
 from tests.worker.harness import History, Worker, children_of
 
-SLACK = 3.0
-"""Seconds that a machine which does other things as well may add to what is promised."""
+
+def slack() -> float:
+    """Seconds that a machine which does other things as well may add to what is promised: the more it does, the more."""
+    return 3.0 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def wait_for_children(worker: Worker, count: int) -> None:
+    """Waits until a worker has so many children at work."""
+    wait_until(lambda: len(worker.children()) == count, 30, f"{count} children")
+
+
 PROBES = -1_000_000
 """The probes count down from here."""
 
+BEAT = -2_000_000
+"""What the args of the jobs of a schedule say as `n`."""
+
+_BEAT = (
+    "select pgqueue.schedule('beat', 'plain', jsonb_build_object('n', %s), every => 1, overlap => 'allow')"
+)
 _STATES = ("ready", "scheduled", "blocked", "running")
 _ALL_JOBS = " union all ".join(
     [
@@ -36,6 +53,10 @@ _ALL_JOBS = " union all ".join(
     ]
 )
 _UNFINISHED = "select " + " + ".join(f"(select count(*) from pgqueue.{state}_jobs)" for state in _STATES)
+_LEFT = " union all ".join(
+    f"(select id, '{state}', task, run_at - now(), attempt, crashes from pgqueue.{state}_jobs order by id limit 5)"
+    for state in _STATES
+)
 _FAILURES = """
     select job_id, case when error <> 'pgqueue.Crashed' then 'raised'
                         when message like '%this job is not to blame' then 'interrupted' else 'crashed' end
@@ -100,6 +121,17 @@ class Scene:
         else:
             self._bystanders.add(id)
         return id
+
+    def beat(self) -> None:
+        """A schedule of every second, whose jobs say `BEAT`."""
+        self.ask(_BEAT, BEAT)
+
+    def end_of_beats(self) -> list[datetime]:
+        """Ends that schedule, and makes the jobs of its due times those that there have to be, and no others; when these were."""
+        self.ask("select pgqueue.pause_schedule('beat')")
+        runs = self.ask("select due_at, job_id from pgqueue.schedule_runs order by due_at")
+        self.record.acknowledged[BEAT] = tuple(job for _, job in runs)
+        return [due for due, _ in runs]
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of a query, over a new connection."""
@@ -193,7 +225,7 @@ class Scene:
         """All was well again after so many seconds. Raises AssertionError when that is much more than `within`."""
         self._report.recoveries.append(recovery)
         if within is not None:
-            assert recovery < within + SLACK, (
+            assert recovery < within + slack(), (
                 f"{self.fault}: recovered after {recovery:.2f} s instead of {within:g} s"
             )
 
@@ -203,7 +235,7 @@ class Scene:
         """Waits for the end of every job, stops the workers, and raises AssertionError for what did not hold."""
         self.settle(timeout)
         for worker in self.workers:
-            worker.stop()
+            worker.wait_until_started().stop()  # one that has only just begun knows no signals yet
         for worker in self.workers:
             assert worker.wait(30) == 0, worker.told()
         evidence = self._evidence("refused" in explained_by)
@@ -224,10 +256,14 @@ class Scene:
         with psycopg.connect(self.dsn, autocommit=True) as connection:
 
             def unfinished() -> int:
-                time.sleep(0.02)
+                time.sleep(0.02)  # the pace of the looks: the server has better things to do
                 return int(str(*connection.execute(_UNFINISHED).fetchone() or "?"))
 
-            wait_until(lambda: unfinished() == 0, timeout, "the end of all jobs")
+            try:
+                wait_until(lambda: unfinished() == 0, timeout, "the end of all jobs")
+            except AssertionError as error:
+                left = connection.execute(_LEFT).fetchall()
+                raise AssertionError(f"{error}; of those that are left: {left}") from None
 
     def close(self) -> None:
         """Kills what is left, prints the logs and looks for noise."""

@@ -8,9 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import multiprocessing
 import os
+import resource
 import signal
+import sys
+import threading
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,16 +47,21 @@ def noted(ctx: pgqueue.Context, n: int) -> Iterator[None]:
     note(ctx, "end")
 
 
+def _spend(seconds: float) -> None:
+    """The job's own length, in a thread. Not by `time.sleep`, which is an error under libfaketime."""
+    threading.Event().wait(seconds)
+
+
 @app.task(retry=AGAIN)
 async def plain(ctx: pgqueue.Context, n: int, seconds: float = 0) -> None:
     with noted(ctx, n):
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(seconds)  # the job's own length
 
 
 @app.task(retry=AGAIN)
 def threaded(ctx: pgqueue.Context, n: int, seconds: float = 0) -> None:
     note(ctx, "start", n=n)
-    time.sleep(seconds)
+    _spend(seconds)
     note(ctx, "end")
 
 
@@ -85,7 +95,7 @@ async def pays(
     note(ctx, "wrote")
     if dies == "before its commit" and is_first(ctx):
         os.kill(os.getpid(), signal.SIGKILL)
-    await asyncio.sleep(seconds)
+    await asyncio.sleep(seconds)  # the job's own length, in its transaction
     note(ctx, "end")
 
 
@@ -95,8 +105,24 @@ def pays_threaded(ctx: pgqueue.Context[psycopg.Connection[Any]], n: int, seconds
     ctx.connection.execute(PAY, [ctx.id, n])
     receipt.enqueue(ctx.connection, n=n)
     note(ctx, "wrote")
-    time.sleep(seconds)
+    _spend(seconds)
     note(ctx, "end")
+
+
+@app.task(retry=AGAIN)
+async def enqueues_later(ctx: pgqueue.Context, n: int) -> None:
+    """Enqueues a job for a second later."""
+    note(ctx, "start", n=n)
+    job = await app.enqueue_async(plain.using(delay="1s"), n=n * 10)
+    note(ctx, "enqueued", n=n * 10, id=job.id)
+    note(ctx, "end")
+
+
+@app.task(retry=AGAIN)
+async def innocent(ctx: pgqueue.Context, n: int) -> None:
+    """Is under way for a while when it starts for the first time."""
+    with noted(ctx, n):
+        await asyncio.sleep(2 if is_first(ctx) else 0)  # the job's own length
 
 
 # That do harm
@@ -115,12 +141,92 @@ async def poison(ctx: pgqueue.Context, n: int, how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(retry=Fixed(0.3, attempts=2))
+async def greedy(ctx: pgqueue.Context, n: int, how: str) -> None:
+    """Takes more than there is."""
+    note(ctx, "start", n=n)
+    match how:
+        case "sys.exit":
+            sys.exit(3)
+        case "memory":
+            _take_all_memory()
+        case "recursion in C":
+            nested: tuple[Any, ...] = ()
+            for _ in range(1_000_000):
+                nested = (nested,)
+            hash(nested)  # each level takes some of the stack, and nothing counts them
+        case _:
+            _descend()
+
+
+def _descend() -> None:
+    _descend()
+
+
+def _take_all_memory() -> None:
+    """Raises MemoryError at a cap of a little more than this process has; the cap goes with it."""
+    with open("/proc/self/statm") as statm:
+        used = int(statm.read().split()[0]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), most))
+    taken = []
+    try:
+        while True:
+            taken.append(bytearray(8 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
 @app.task(timeout=0.5, on_crash="dead")
 async def blocks(ctx: pgqueue.Context, n: int) -> None:
     """Keeps its event loop from running, for ever. Once is enough: it does not start again."""
     note(ctx, "start", n=n)
     while True:
         time.sleep(60)  # noqa: ASYNC251 - that is the harm
+
+
+@app.task(timeout=60, on_crash="dead")
+async def holds_gil(ctx: pgqueue.Context, n: int, seconds: int) -> None:
+    """Holds the interpreter's lock, as a long computation in C does."""
+    note(ctx, "start", n=n)
+    ctypes.PyDLL(None).sleep(seconds)
+    note(ctx, "end")
+
+
+@app.task(timeout=0.5, retry=Fixed(0.3, attempts=1))
+async def deaf(ctx: pgqueue.Context, n: int) -> None:
+    """Never ends, and will not be cancelled."""
+    note(ctx, "start", n=n)
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)  # that is the harm
+
+
+@app.task(timeout=0.5, retry=Fixed(0.3, attempts=1))
+def hangs_in_thread(ctx: pgqueue.Context, n: int) -> None:
+    """Never ends."""
+    note(ctx, "start", n=n)
+    while True:
+        time.sleep(60)  # that is the harm
+
+
+@app.task(retry=AGAIN)
+def forks(ctx: pgqueue.Context, n: int) -> None:
+    """Enqueues over the app's own connections, before a fork, in the process that it makes, and after it."""
+    note(ctx, "start", n=n)
+    _enqueue_here(ctx, n * 10)
+    fork = multiprocessing.get_context("fork").Process(target=_enqueue_here, args=[ctx, n * 10 - 1])
+    with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fork.start()
+    fork.join()
+    assert fork.exitcode == 0, fork.exitcode
+    _enqueue_here(ctx, n * 10 - 2)
+    note(ctx, "end")
+
+
+def _enqueue_here(ctx: pgqueue.Context, n: int) -> None:
+    note(ctx, "enqueued", n=n, id=app.enqueue(plain, n=n).id)
 
 
 @app.task(retry=AGAIN)

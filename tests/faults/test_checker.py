@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.faults.checker import Evidence, JobRow, findings, runs_again
-from tests.faults.conftest import all_fault_names
+from tests.faults.conftest import Collected, all_fault_names, told_as
 from tests.faults.load import Record
 from tests.faults.report import PAGE, Report, rewritten, rows_of, table
 
@@ -109,10 +109,24 @@ def test_a_broken_promise_is_found(line: str) -> None:
 
 @pytest.mark.skipif("PGQUEUE_REWRITE_GUARANTEES" in os.environ, reason="this run writes the table")
 def test_the_documented_table_is_of_this_suites_faults_and_nothing_was_lost_or_doubled() -> None:
-    rows = rows_of(PAGE.read_text())
-    assert [*rows] == all_fault_names(), "run: PGQUEUE_REWRITE_GUARANTEES=1 make faults"
+    rows, names = rows_of(PAGE.read_text()), all_fault_names()
+    told = "run: PGQUEUE_REWRITE_GUARANTEES=1 make faults (make soak for the rows that say so)"
+    assert [name for name in names if name not in rows] == [], f"not in the table; {told}"
+    assert [*rows] == names, f"another order, or of no test any more; {told}"
     assert {row[3] for row in rows.values()} == {"0"}
     assert {row[5] for row in rows.values()} == {"0"}
+
+
+def test_a_report_comes_with_that_of_its_test_from_whichever_process() -> None:
+    found, collected = Report("a fault", tried=3, recoveries=[0.5, 1.5]), Collected()
+    for when in ("setup", "call", "teardown"):
+        told = pytest.TestReport(
+            "a test", ("", None, ""), {}, "passed", None, when, user_properties=[told_as(found)]
+        )
+        collected.pytest_runtest_logreport(
+            pytest.TestReport._from_json(told._to_json())
+        )  # as pytest-xdist sends it
+    assert collected.reports == {"a fault": found}
 
 
 def test_a_run_rewrites_its_own_rows_and_leaves_the_others() -> None:

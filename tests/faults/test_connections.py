@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -202,6 +204,21 @@ def test_a_transaction_that_nobody_heard_of_is_not_repeated(scene: Scene, proxy:
         for _ in lose_again_and_again(proxy, 10, b"COMMIT\0"):
             scene.tried(scene.probe(), within=2)
             scene.wait_for_ends(5)
+    scene.check()
+
+
+@pytest.mark.fault("the answer to a schedule's tick is lost")
+def test_a_due_time_that_nobody_heard_of_makes_no_second_job(scene: Scene, proxy: Proxy) -> None:
+    scene.start(dsn=proxy.dsn)
+    scene.beat()
+    with scene.load(rate=6):
+        for _ in range(10):
+            point = proxy.stop_at("tick", "after")
+            assert point.reached.wait(30), "there was no tick"
+            point.cut()
+            scene.tried(scene.probe(), within=2)
+    dues = scene.end_of_beats()
+    assert {later - sooner for sooner, later in itertools.pairwise(dues)} == {timedelta(seconds=1)}
     scene.check()
 
 

@@ -1,4 +1,4 @@
-"""Processes that are killed, frozen, poisoned or blocked while they work."""
+"""Processes that are killed or frozen while they work."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from contextlib import ExitStack
 import pytest
 
 from tests.faults import tasks
-from tests.faults.scene import Scene
+from tests.faults.scene import Scene, wait_for_children
 from tests.support import wait_until
-from tests.worker.harness import Worker, frozen, is_alive
+from tests.worker.harness import frozen, is_alive
 
 # At 0.15 of the default times: a child that died is noticed at once, a whole worker by its session lock in the next round,
 # what is frozen when its lease has run out.
 CHILD, WORKER, LEASE = 2.0, 8 * 0.15, 35 * 0.15
-
-
-def wait_for_children(worker: Worker, count: int) -> None:
-    """Waits until a worker has so many children at work."""
-    wait_until(lambda: len(worker.children()) == count, 30, f"{count} children")
 
 
 @pytest.mark.sample
@@ -121,37 +116,3 @@ def test_others_rescue_and_promote_while_the_leader_is_frozen(scene: Scene) -> N
                 scene.tried(scene.again(scene.in_hand(pid), frozen_at), within=LEASE)
             wait_until(lambda: not is_alive(pid), 30, "the end of what was declared dead")  # noqa: B023
     scene.check("crashed")
-
-
-@pytest.mark.fault("a job ends its own process: SIGKILL, a segmentation fault, os._exit")
-def test_poison_dies_alone(scene: Scene) -> None:
-    worker = scene.start(processes=2)
-    with scene.load(rate=6):
-        for how in ("SIGKILL", "segfault", "_exit"):
-            scene.wait_for_ends(5)
-            job = scene.enqueue(tasks.poison, promised=False, how=how)
-            begun_at = time.monotonic()
-            scene.history.wait_for("start", job)
-            dead = "select reason, attempt from pgqueue.dead_letters where id = %s"
-            letter = wait_until(lambda: scene.ask(dead, job), 30, f"the end of {how}")  # noqa: B023
-            assert letter[0][0] == "crashed"
-            assert 2 <= scene.history.starts_by_job()[job] <= 2 + 3
-            scene.tried(time.monotonic() - begun_at)
-    wait_for_children(worker, 2)
-    scene.check("crashed", "interrupted")
-
-
-@pytest.mark.fault("a handler blocks its event loop beyond its timeout")
-def test_a_blocked_loop_is_ended_and_its_neighbours_run_again(scene: Scene) -> None:
-    worker = scene.start()
-    with scene.load(rate=5):
-        for _ in range(2):
-            scene.wait_for_ends(5)
-            job = scene.enqueue(tasks.blocks, promised=False)
-            (start,) = scene.history.wait_for("start", job)
-            wait_until(lambda: worker.events("worker.hung", job_ids=[job]), 30, "a word about it")  # noqa: B023
-            wait_until(lambda: not is_alive(start.pid), message="its end")  # noqa: B023
-            neighbours = {*scene.in_hand(start.pid)} - {job}
-            scene.tried(scene.again(neighbours, start.at), within=0.5 + 5)
-            wait_for_children(worker, 1)
-    scene.check("crashed", "interrupted")

@@ -66,6 +66,29 @@ def test_a_server_that_is_away(own_server: EmbeddedServer, own_scene: Scene) -> 
     own_scene.check("raised", "refused")
 
 
+@pytest.mark.fault("the server turns read-only for 2 s: an error 25006 for whoever has not said otherwise")
+def test_a_read_only_server(own_scene: Scene) -> None:
+    scene = own_scene
+    scene.start(wake="poll")  # as behind a pooler: what its sessions may do is the server's to say
+    setting = "default_transaction_read_only"
+
+    def turn(value: str) -> None:
+        scene.ask(f"alter system set {setting} = {value}")
+        scene.ask("select pg_reload_conf()")
+        wait_until(lambda: scene.ask(f"show {setting}") == [(value,)], message="the setting to be in force")
+
+    with scene.load(rate=8):
+        for _ in range(3):
+            scene.wait_for_ends(10)
+            repeated = scene.record.repeated
+            turn("on")
+            time.sleep(2)  # the length of the fault
+            turn("off")
+            assert scene.record.repeated > repeated, "nobody was refused: this test shows too little"
+            scene.tried(scene.probe(), within=BACK)
+    scene.check("raised")
+
+
 @pytest.mark.skipif(not CAN_FALL_SILENT, reason="needs Linux's socket filters")
 @pytest.mark.fault(
     "a transaction's connection becomes half-open just before its commit: its locks are left behind"

@@ -66,7 +66,7 @@ class Soak:
         """What a service manager does, and time, until `is_over`."""
 
         def look() -> object:
-            time.sleep(0.05)
+            time.sleep(0.05)  # the pace of the looks
             self.thaw(time.monotonic())
             for worker in [*self.scene.workers]:
                 if worker.process.poll() is not None:  # the database could not be reached when it was started
@@ -139,7 +139,7 @@ class Soak:
 
     def cut(self) -> None:
         self.proxy.shut()
-        time.sleep(self.chance.uniform(0.1, 10))
+        time.sleep(self.chance.uniform(0.1, 10))  # the length of the fault, here and below
         self.proxy.open()
 
     def fall_silent(self) -> None:
@@ -211,3 +211,19 @@ def test_nothing_is_lost_whatever_happens(own_scene: Scene, own_server: Embedded
     soak.look_after_workers(lambda: all(worker.children() for worker in scene.workers), 60)
     scene.recovered(soak.probe(), within=35 + 20)
     scene.check("raised", "crashed", "interrupted", "refused", timeout=300)
+
+
+@pytest.mark.soak
+@pytest.mark.fault("the server is away for 60 s, two leases of the default times (`make soak`)")
+def test_a_server_that_is_away_for_a_minute(own_scene: Scene, own_server: EmbeddedServer) -> None:
+    scene = own_scene
+    worker = scene.start("-c", "8", processes=2, **STATED)
+    with scene.load(rate=4, patience=100):
+        scene.wait_for_busy()
+        own_server.stop()
+        time.sleep(60)  # the length of the fault
+        own_server.start()
+        scene.tried(scene.probe(), within=2)
+        scene.wait_for_ends(20)
+    assert worker.events("worker.child_died") == []
+    scene.check("raised", "refused")
