@@ -23,7 +23,7 @@ from pgqueue.hooks import Alert, Hookable, Hooks
 from pgqueue.job import Cancellation, Job
 from pgqueue.look import Looking
 from pgqueue.middleware import Middleware, Pair
-from pgqueue.options import TaskOptions, check_name
+from pgqueue.options import TaskOptions, check_name, check_task_options
 from pgqueue.pools import OwnConnections
 from pgqueue.redaction import Redaction
 from pgqueue.retry import Duration
@@ -140,6 +140,7 @@ class App(Hookable, Looking, Scheduling):
         Raises `ConfigurationError` for a function that cannot be a task or a name that is taken, and
         `InvalidOption`.
         """
+        check_task_options(options)
         # Where the decorator stands, so that annotations may name types of the function around it.
         namespace = sys._getframe(1).f_locals
 
@@ -176,6 +177,7 @@ class App(Hookable, Looking, Scheduling):
         `size` is 1 to 10,000, and no batch is larger than the worker's concurrency. The other options are
         those of `task`; `timeout` is for a whole batch.
         """
+        check_task_options(options)
         namespace = sys._getframe(1).f_locals
 
         def register(function: Callable[..., Any]) -> Any:

@@ -184,6 +184,19 @@ class Options:
         return {name: value for name, value in row.items() if value is not None}
 
 
+def check_task_options(given: Mapping[str, Any]) -> None:
+    """Raises `InvalidOption` for what `@app.task(…)` does not take."""
+    for name in given:
+        if name in TaskOptions.__annotations__:
+            continue
+        if name == "max_attempts":
+            raise InvalidOption("max_attempts: a task's retry policy says it: retry=Exponential(attempts=5)")
+        if name in JobOptions.__annotations__:
+            raise InvalidOption(f"{name}: this is an option of a job: task.using({name}=…)")
+        known = did_you_mean(name, TaskOptions.__annotations__)
+        raise InvalidOption(f"{one_line(name, 100)}: a task has no such option{known}")
+
+
 def check_name(name: str, value: Any, limit: int = 100) -> str:
     """A queue's, tag's or task's name, if it is one."""
     if not isinstance(value, str) or not 1 <= len(value) <= limit:

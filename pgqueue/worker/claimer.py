@@ -52,8 +52,7 @@ class Claimer:
 
     `limits` maps each queue to the most jobs of it that this worker runs at once, None: no own limit. `give_back` takes the
     leases of jobs in the hand that no slot has begun, and releases them. `held` says what this worker has claimed and not
-    settled, as (id, lease). `keyring` opens args that are sealed; those that it
-    cannot open stay so.
+    settled, as (id, lease). `keyring` opens args that are sealed; those that it cannot open stay so.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -41,6 +42,23 @@ UNPRINTABLE = "<tests.badinput.hostile.Unprintable, whose text raised SystemExit
 
 def _option(given: str, option: str, value: Any, says: str) -> Case:
     return Case(f"using({option}=…)", given, "InvalidOption", f"{option}{says}", {option: value})
+
+
+TASK_OPTIONS = table(
+    "enqueue",
+    Case("@app.task(retries=…)", "an option that there is not", "InvalidOption", "retries: a task has no such option, did you mean retry?", {"retries": 3}),
+    Case("@app.task(max_attempts=…)", "what the policy says", "InvalidOption", "max_attempts: a task's retry policy says it: retry=Exponential(attempts=5)", {"max_attempts": 3}),
+    Case("@app.task(delay=…)", "an option of a job", "InvalidOption", "delay: this is an option of a job: task.using(delay=…)", {"delay": 3}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TASK_OPTIONS, ids=Case.id)
+def test_options_that_a_task_does_not_have_are_refused(case: Case) -> None:
+    app = App(settings=Settings())
+    for decorator in (app.task, partial(app.batch_task, size=7)):
+        with pytest.raises(InvalidOption) as refused:
+            decorator(**case.input)
+        case.holds(refused.value)
 
 
 NAME = ": expected text of 1 to 100 characters, got "
