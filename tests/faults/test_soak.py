@@ -27,6 +27,7 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "600"))
 SEED = os.environ.get("SOAK_SEED") or str(random.randrange(10**6))
 STATED: dict[str, Any] = {"lease": 30, "beat": 2, "upkeep_interval": 4, "drain_limit": 25}
 """The default times."""
+REGISTERED = "select count(*) from pgqueue.workers"
 
 
 class Soak:
@@ -210,6 +211,8 @@ def test_nothing_is_lost_whatever_happens(own_scene: Scene, own_server: Embedded
     soak.thaw(until + 1000)
     soak.look_after_workers(lambda: all(worker.children() for worker in scene.workers), 60)
     scene.recovered(soak.probe(), within=35 + 20)
+    # Those that were killed last are known to be dead before the last one stops that could say so.
+    soak.look_after_workers(lambda: scene.ask(REGISTERED) == [(len(soak.children()),)], 60)
     scene.check("raised", "crashed", "interrupted", "refused", timeout=300)
 
 
