@@ -5,6 +5,7 @@ More of it: `tests/worker/test_outcomes.py` (policies that break, args that no l
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -46,12 +47,15 @@ def connection(running: Service) -> psycopg.Connection:
     return running.rows.connection
 
 
+_gates = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def _worker_goes_on(running: Service) -> Iterator[None]:
     """After every test the same process must still work, with all of its slots."""
     before = running.worker.children()
     yield
-    gate = f"last-{id(before)}"
+    gate = f"last-{next(_gates)}"  # a gate of each test's own: one that is open stays open
     last = [tasks.hold.enqueue(running.rows.connection, gate=gate).id for _ in range(SLOTS)]
     running.rows.wait_for("running", *last)
     running.history.open(gate)

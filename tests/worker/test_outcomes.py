@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -39,14 +40,18 @@ def connection(running: Service) -> psycopg.Connection:
     return running.rows.connection
 
 
+_gates = itertools.count()
+
+
 @pytest.fixture(autouse=True)
 def _worker_goes_on(running: Service) -> Iterator[None]:
     """After every test the same process must still work, with all of its slots."""
     before = running.worker.children()
     yield
-    last = [tasks.hold.enqueue(running.rows.connection, gate=f"last-{id(before)}").id for _ in range(8)]
+    gate = f"last-{next(_gates)}"  # of each test's own: one that is open stays open
+    last = [tasks.hold.enqueue(running.rows.connection, gate=gate).id for _ in range(8)]
     running.history.wait_for("start", *last, count=8)
-    running.history.open(f"last-{id(before)}")
+    running.history.open(gate)
     running.rows.wait_for("completed", *last)
     assert running.worker.children() == before
 
