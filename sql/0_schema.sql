@@ -18,4 +18,4 @@ create function pgqueue.protocol(out newest integer, out oldest integer)
 language sql immutable parallel safe
 return (1, 1);
 comment on function pgqueue.protocol() is
-'The range of protocols that this schema serves. Whoever opens a connection of its own asks it before it touches data, a worker again every ten seconds.';
+'The range of protocols that this schema serves. Whoever opens a connection of its own asks it before it touches data, a worker again every minute.';

@@ -46,8 +46,9 @@ RESIGN_SECONDS = 2.0
 """On the way out, a database that is away is waited for so long; the others notice by themselves."""
 FLOORS_SECONDS = 2.0
 RETAIN_SECONDS = 60.0
-PROTOCOL_ROUNDS = 5
-"""The schema is asked each `upkeep_interval` times this whether it still serves this release: 10 s by default."""
+PROTOCOL_ROUNDS = 15
+"""The schema is asked each `upkeep_interval` times this whether it still serves this release: a minute by default, because an idle
+worker shall be silent."""
 SUMMARIZE_PAGES = 1_000
 """When so many blocks have been added to the history, its index is to cover them: what it does not is read whole."""
 

@@ -16,6 +16,7 @@ import pytest
 import pgqueue
 from pgqueue import calls, drivers, migrate
 from pgqueue.errors import SchemaMissing, SchemaOutdated, SchemaTooNew
+from pgqueue.worker.upkeep import PROTOCOL_ROUNDS
 from tests.support import wait_until
 from tests.upgrades.release import REPOSITORY, LaterRelease
 from tests.worker.conftest import StartWorker
@@ -23,7 +24,7 @@ from tests.worker.harness import PATIENCE, QUICK, History
 from tests.worker.tasks import hold, quick
 
 INTERVAL = 0.2
-"""Seconds; a worker asks again which protocols are served every five of them."""
+"""Seconds; a worker asks again which protocols are served every PROTOCOL_ROUNDS of them."""
 PRODUCER = """
 import sys, psycopg, pgqueue
 from pgqueue.errors import PgqueueError
@@ -159,7 +160,7 @@ def test_a_running_worker_that_is_served_no_more_claims_nothing_lets_its_jobs_en
     serve(database, 3, 2)
     replaced_at = time.monotonic()
     (line,) = worker.wait_for("schema.refused")
-    assert time.monotonic() - replaced_at < 5 * INTERVAL + 3
+    assert time.monotonic() - replaced_at < PROTOCOL_ROUNDS * INTERVAL + 3
     assert line["error"].startswith("the schema pgqueue serves protocols 2 to 3, this pgqueue-jobs ")
     assert "upgrade pgqueue-jobs" in line["error"]
     worker.wait_for("worker.stopping", how="drain")
