@@ -17,7 +17,7 @@ from pgqueue.settings import Settings
 from tests.support import Databases, wait_until
 from tests.worker import process_tasks, tasks
 from tests.worker.conftest import Service, StartWorker, service
-from tests.worker.harness import History, Rows, until
+from tests.worker.harness import History, Rows, Worker, until
 
 pytestmark = pytest.mark.needs_session(
     "workers hear of a setting at once; behind a pooler with the next round of upkeep"
@@ -39,6 +39,11 @@ def running(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def put(rows: Rows, queue: str, **settings: Any) -> None:
     run(rows.connection, calls.set_queue(queue, json.dumps(settings)))
+
+
+def is_told_of(worker: Worker, queue: str) -> bool:
+    """Whether the worker goes by what is set for a queue; the word of an earlier setting may come late."""
+    return any(queue in event["queues"] for event in worker.events("queues.set"))
 
 
 def hold(rows: Rows, queue: str, gate: str, count: int) -> list[int]:
@@ -85,9 +90,8 @@ def test_a_lower_limit_gives_back_what_has_not_begun_and_stops_nothing(running: 
 
 def test_of_the_commands_limit_and_the_operators_the_smaller_one_holds(running: Service) -> None:
     rows, history = running.rows, running.history
-    told = len(running.worker.events("queues.set"))
     put(rows, "line", worker_limit=3)
-    running.worker.wait_for("queues.set", count=told + 1, timeout=2)
+    wait_until(lambda: is_told_of(running.worker, "line"), 2, "the limit of line")
     jobs = hold(rows, "line", "line", 3)
     history.wait_for("start", *jobs, count=1)
     history.open("line")
@@ -97,9 +101,8 @@ def test_of_the_commands_limit_and_the_operators_the_smaller_one_holds(running: 
 
 def test_a_queues_name_that_looks_like_a_poke_is_told_of_too(running: Service) -> None:
     rows, history = running.rows, running.history
-    told = len(running.worker.events("queues.set"))
     put(rows, "odd!name", worker_limit=1)
-    running.worker.wait_for("queues.set", count=told + 1, timeout=2)
+    wait_until(lambda: is_told_of(running.worker, "odd!name"), 2, "the limit of odd!name")
     jobs = hold(rows, "odd!name", "odd", 3)
     history.wait_for("start", *jobs, count=1)
     history.open("odd")
