@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -63,9 +64,14 @@ class ChildProcess:
             self.process.stdin.write(words)
 
     def send(self, signum: int) -> None:
-        """Sends it a signal, if it has not ended."""
+        """Sends it a signal, if it has not ended.
+
+        Not by `process.send_signal`, which looks whether it has ended and so takes its exit code from the one who waits for
+        it: that would be 255 then, whatever it died of.
+        """
         if self.process.returncode is None:
-            self.process.send_signal(signum)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signum)
 
     def kill(self) -> None:
         """Ends it, because it would not stop."""

@@ -165,7 +165,7 @@ class Process:
         self._say(Stop())
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
+                os.kill(self._process.pid, signal.SIGTERM)  # not send_signal: see ChildProcess.send
         with contextlib.suppress(asyncio.CancelledError):  # it was told twice: at once, then
             await asyncio.wait((ended, self._gone), timeout=TERM_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         self.kill()
