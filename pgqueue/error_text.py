@@ -104,12 +104,16 @@ def type_name(kind: type) -> str:
         return "a type without a name"
 
 
+CUT = "…"
+"""Stands where something was left out."""
+
+
 def _clean(text: str, limit: int) -> str:
     if len(text) > limit < 1_000:
-        text = text[:limit] + "…"
+        text = text[:limit] + CUT
     elif len(text) > limit:
         head, tail = limit * 2 // 3, limit - limit * 2 // 3
-        text = f"{text[:head]} [… {len(text) - limit:,} characters left out …] {text[len(text) - tail :]}"
+        text = f"{text[:head]} [{CUT} {len(text) - limit:,} characters left out …] {text[len(text) - tail :]}"
     if "\0" in text:
         text = text.replace("\0", "\\x00")
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pgqueue.error_text import ErrorText
+from pgqueue.error_text import CUT, ErrorText
 
 HIDDEN = "***"
 DEFAULT_NAMES = ("*password*", "*secret*", "*token*", "*api_key*", "authorization")
@@ -57,8 +57,10 @@ class Redaction:
             note = f"left out: the args have {len(values):,} values to redact"
             return replace(told, message=note, traceback=note)
         # The longest first: one may be part of another.
-        hide = re.compile("|".join(map(re.escape, sorted(values, key=len, reverse=True)))).sub
-        return replace(told, message=hide(HIDDEN, told.message), traceback=hide(HIDDEN, told.traceback))
+        ordered = sorted(values, key=len, reverse=True)
+        return replace(
+            told, message=_without(ordered, told.message), traceback=_without(ordered, told.traceback)
+        )
 
     def _values(self, value: Any, *, is_hidden: bool) -> Iterator[str]:
         """The texts of what is hidden, each as it is and as Python and JSON write it."""
@@ -72,3 +74,13 @@ class Redaction:
             for text in (str(value), repr(value)[1:-1], json.dumps(value)[1:-1]):
                 if len(text) >= MIN_LENGTH and (isinstance(value, str) or text == str(value)):
                     yield text
+
+
+def _without(values: Sequence[str], text: str) -> str:
+    """A text without any of the values, the longest first."""
+    for value in values:
+        text = text.replace(value, HIDDEN)
+    # Hazard: what was too long has been cut already (error_text), and a value with it: no part of one is to stay behind.
+    if CUT in text and any(value[:MIN_LENGTH] in text or value[-MIN_LENGTH:] in text for value in values):
+        return "left out: it was too long to be shown whole, and may hold a part of what is redacted"
+    return text

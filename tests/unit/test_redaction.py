@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgqueue.error_text import ErrorText
+from pgqueue.error_text import ErrorText, describe_error
 from pgqueue.redaction import MIN_LENGTH, Redaction
 from pgqueue.settings import load_settings
 
@@ -34,6 +35,27 @@ def test_no_error_keeps_a_hidden_value_however_it_quotes_it(secret: str, before:
         )
         for text in (hidden.message, hidden.traceback):
             assert quoted.strip("'\"") not in text.replace("***", "") or quoted.strip("'\"") in before + after
+
+
+@pytest.mark.parametrize("length", [100, 900, 3_000, 15_000, 100_000])
+def test_a_value_that_is_cut_does_not_leave_a_part_of_itself_behind(length: int) -> None:
+    secret = "".join(f"<{n}>" for n in range(length))[:length]
+    error = ValueError(f"cannot read {secret} at all")
+    error.add_note(f"it was {secret}")
+    hidden = Redaction(["secret"]).error(describe_error(error), json.dumps({"secret": secret}))
+    for text in (hidden.message, hidden.traceback):
+        assert not any(secret[place : place + 12] in text for place in range(length - 12))
+    assert hidden.message.endswith("*** at all") or hidden.message.startswith("left out:")
+
+
+def test_much_that_is_hidden_does_not_keep_the_event_loop_waiting() -> None:
+    args = json.dumps({f"name {n}": f"{n} " * 300 for n in range(990)})
+    error = told("went wrong " * 2_000)
+    started = time.process_time()
+    assert Redaction([]).error(error, args, every=True) == error
+    assert time.process_time() - started < 0.5, (
+        "it compared each value with the text, and made no pattern of them"
+    )
 
 
 def test_short_values_and_other_names_stay() -> None:
