@@ -10,6 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "pgqueue"
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical", "log")
+_NEW = ("structlog.get_logger", "structlog.wrap_logger")
 _NUMBERS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
 
@@ -37,7 +38,7 @@ def find_events() -> dict[str, Found]:
     found: dict[str, Found] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         source = path.read_text()
-        if "bench" in path.relative_to(PACKAGE).parts or "structlog.get_logger" not in source:
+        if "bench" in path.relative_to(PACKAGE).parts or not any(new in source for new in _NEW):
             continue  # a benchmark logs nothing of a worker
         for line in lines_of(source, str(path.relative_to(PACKAGE.parent))):
             for name, level in line.names:
@@ -103,7 +104,7 @@ def _loggers(tree: ast.AST) -> tuple[set[str], dict[str, tuple[str, ...]]]:
 
 
 def _is_new_logger(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) == "structlog.get_logger"
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in _NEW
 
 
 def _names(level: str, arguments: list[ast.expr], scope: ast.AST) -> tuple[tuple[str, str], ...]:
@@ -117,7 +118,8 @@ def _names(level: str, arguments: list[ast.expr], scope: ast.AST) -> tuple[tuple
         (arguments[0].body, arguments[0].orelse) if isinstance(arguments[0], ast.IfExp) else (arguments[0],)
     )
     levels = [_NUMBERS[ast.literal_eval(number)] for number in numbers]
-    return tuple(zip(names, levels * (len(names) // len(levels)), strict=True))
+    times = max(len(names), len(levels))
+    return tuple(zip(names * (times // len(names)), levels * (times // len(levels)), strict=True))
 
 
 def _texts(node: ast.expr, scope: ast.AST) -> list[str]:

@@ -35,6 +35,7 @@ other = logging.getLogger()
 def one(self, dead, **more):
     log.info("a.plain", id=1, **more)
     log.log(40 if dead else 30, "a.dead" if dead else "a.failed", reason="x")
+    log.log(40 if dead else 30, "a.both")
     log.exception("a.raised", hint="y")
     event = "a.late" if dead else "a.lost"
     log.warning(event)
@@ -51,10 +52,11 @@ def test_the_source_is_read_as_it_is_written() -> None:
     assert sorted(lines_of(SOURCE, "x.py"), key=lambda line: int(line.place[5:])) == [
         Line((("a.plain", "info"),), ("id",), "x.py:6"),
         Line((("a.dead", "error"), ("a.failed", "warning")), ("reason",), "x.py:7"),
-        Line((("a.raised", "error"),), ("hint", "exception"), "x.py:8"),
-        Line((("a.late", "warning"), ("a.lost", "warning")), (), "x.py:10"),
-        Line((("a.bound", "error"),), ("job", "exception"), "x.py:14"),
-        Line((("a.direct", "debug"),), (), "x.py:15"),
+        Line((("a.both", "error"), ("a.both", "warning")), (), "x.py:8"),
+        Line((("a.raised", "error"),), ("hint", "exception"), "x.py:9"),
+        Line((("a.late", "warning"), ("a.lost", "warning")), (), "x.py:11"),
+        Line((("a.bound", "error"),), ("job", "exception"), "x.py:15"),
+        Line((("a.direct", "debug"),), (), "x.py:16"),
     ]
 
 

@@ -226,6 +226,11 @@ LOG_EVENTS: Mapping[str, LogEvent] = MappingProxyType(
             "Events were not told to hooks: those are slower than the jobs.",
             "Make hooks faster; what must not be missed belongs into a job.",
         ),
+        # Others
+        "stdlib.logged": LogEvent(
+            "A library or the application said `message` through Python's `logging`, which nobody has configured in this process.",
+            "`logger` says who spoke. Configure `logging` where the app is defined to have such lines as you like them.",
+        ),
         # Metrics
         "metrics.listening": LogEvent("The endpoint for metrics answers."),
         "metrics.readable": LogEvent("The figures of the database can be read again."),

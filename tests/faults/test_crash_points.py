@@ -5,11 +5,12 @@ A proxy sees the talk with the server and lets it stand still there (`Proxy.stop
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -41,14 +42,19 @@ def reach(
     place: Place,
     says: bytes = b"",
     timeout: float = 30,
+    cause: Callable[[], object] | None = None,
 ) -> tuple[Worker, Point, str] | None:
     """Waits until one of the workers stands at a point, and gives that one, the point and the connection's name.
 
     Before a commit there has to be something to commit: a claim that found no job is let go. None: nobody came in time.
+    `cause`: done once nobody can pass the point any more.
     """
     until = time.monotonic() + timeout
     while True:
         points = {worker: proxy.stop_at(verb, place, says=says) for worker, proxy in ways.items()}
+        if cause is not None:
+            cause()
+            cause = None
         while not (reached := [worker for worker in points if points[worker].reached.is_set()]):
             if time.monotonic() > until:
                 for point in points.values():
@@ -178,8 +184,8 @@ def test_jobs_are_taken_back_once_whoever_dies_meanwhile(scene: Scene, fleet: Fl
             wait_until(lambda: sum(bool(worker.children()) for worker in fleet.ways) > 1, 30, "two workers")
             worker, child = scene.wait_for_busy(count=1)
             family = scene.family(child)
-            os.kill(child, signal.SIGKILL)
-            found = reach(scene, {worker: fleet.ways[worker]}, "rescue", place)
+            kill = functools.partial(os.kill, child, signal.SIGKILL)
+            found = reach(scene, {worker: fleet.ways[worker]}, "rescue", place, cause=kill)
             assert found is not None, "nobody came to the rescue"
             wait_until(lambda: not any(map(is_alive, family)), message=f"the end of {family}")  # noqa: B023
             since = time.monotonic()

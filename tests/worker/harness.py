@@ -207,11 +207,19 @@ class Rows:
 # A worker ---------------------------------------------------------------------------------------------
 
 
+def is_noise(line: Row) -> bool:
+    """Whether it is what a library says; not of a rollback on a connection that was lost, which harms nobody."""
+    return line.get("event") == "stdlib.logged" and not line["message"].startswith(
+        "error ignored in rollback"
+    )
+
+
 class Worker:
     """A `pgqueue worker` process and its children.
 
-    Its log is read as it comes. Lines that are no JSON (a traceback, an interpreter's complaint) are kept in
-    `noise`, and fail the test at its end unless the test takes them out.
+    Its log is read as it comes. Lines that are no JSON (an interpreter's complaint), and what a library says that
+    nobody asked (asyncio of a task whose error nobody saw), are kept in `noise`, and fail the test at its end unless
+    the test takes them out.
     """
 
     def __init__(
@@ -339,9 +347,12 @@ class Worker:
             with self._heard:
                 try:
                     parsed = json.loads(line)
-                    self.log.append(parsed if isinstance(parsed, dict) else {"event": line})
                 except ValueError:
                     self.noise.append(line.rstrip())
+                else:
+                    self.log.append(parsed if isinstance(parsed, dict) else {"event": line})
+                    if is_noise(self.log[-1]):
+                        self.noise.append(line.rstrip())
                 self._heard.notify_all()
         with self._heard:
             self.ended_at = time.monotonic()

@@ -211,3 +211,21 @@ def test_a_worker_killed_inside_its_transactions_has_each_effect_once(
     assert [effects(rows, id) for id in jobs] == [1, 1, 1, 1]
     assert children(rows) == 4
     assert history.starts_by_job() == dict.fromkeys(jobs, 2)
+
+
+def test_a_rollback_on_a_lost_session_is_a_line_of_the_log_like_any_other(running: Service) -> None:
+    """psycopg says so through Python's `logging`: among lines of JSON there are no others."""
+    rows, history, worker = running.rows, running.history, running.worker
+    job = KINDS[0].enqueue(rows.connection, then="raise", gate="lost")
+    history.wait_for("wrote", job.id)
+    ended = rows.value(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database()"
+        " and application_name = 'pgqueue transactional' and state = 'idle in transaction'"
+    )
+    assert ended
+    history.open("lost")
+
+    (line,) = worker.wait_for("stdlib.logged", logger="psycopg.transaction")
+    assert (line["level"], line["message"].startswith("error ignored in rollback")) == ("warning", True)
+    rows.wait_for("scheduled", job.id)
+    assert worker.noise == []
