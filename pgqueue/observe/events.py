@@ -87,12 +87,13 @@ LOG_EVENTS: Mapping[str, LogEvent] = MappingProxyType(
             "now, and each process gives back what it does not hold.",
         ),
         "database.unavailable": LogEvent(
-            "The database could not be reached. `link` says for what; it is tried again until it answers.",
+            "The database could not be reached. `link` says for what; it is tried again until it answers, and said again in 10 s, with "
+            "how many `times` it failed since.",
             "When it lasts: is the server up, is it reachable, does it have connections left?",
         ),
         "database.refused": LogEvent(
             "The server refused a call: a right that is missing, a full disk, a lock that was waited for too long. It "
-            "is tried again.",
+            "is tried again, and said again in 10 s, with how many `times` it was refused since.",
             "`pgqueue doctor` looks for the cause.",
         ),
         "upkeep.problem": LogEvent(

@@ -37,7 +37,7 @@ from pgqueue.worker.attempts import Attempts
 from pgqueue.worker.decide import Cancelled, Completed, Ending, Failed, Released, Snoozed, timeout_of
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.hand import Hand
-from pgqueue.worker.link import Link
+from pgqueue.worker.link import Link, OutageLog
 from pgqueue.worker.reports import Reports
 from pgqueue.worker.settler import NO_CELL, Settler
 from pgqueue.worker.slot import Slot, Stop
@@ -294,6 +294,7 @@ class _CallersLink(Link):
 
     def __init__(self, run: Callable[[Call[Any]], Coroutine[Any, Any, Any]]):
         self._run_call = run
+        self.outages = OutageLog("caller")
 
     async def run(self, call: Call[T]) -> T:
         value: T = await self._run_call(call)

@@ -41,7 +41,7 @@ from pgqueue.worker.executors.coroutines import InContext, run_in
 from pgqueue.worker.executors.threads import Threads
 from pgqueue.worker.executors.transactional import NotAccepted, NotStarted, Transactions
 from pgqueue.worker.isolation import Isolation
-from pgqueue.worker.link import report_outage
+from pgqueue.worker.link import OutageLog
 from pgqueue.worker.settler import NO_CELL, OnEnded
 from pgqueue.worker.slot import Slot, Stop
 from pgqueue.worker.steps import Steps
@@ -84,6 +84,7 @@ class Attempts:
         self._on_unknown_task = on_unknown_task
         self._handler_of = handler_of
         self._on_ended = on_ended
+        self._outages = OutageLog("transactional")
         self._starts = {name: self._start_of(task) for name, task in tasks.items()}
         for name, task in tasks.items():
             if task.may_be_sealed:
@@ -277,7 +278,7 @@ class Attempts:
             if slot.stop is Stop.CANCEL:
                 return CANCELLED
         if isinstance(error, NotStarted) and task.transactional:  # else it is a step that found no database
-            report_outage("transactional", error)
+            self._outages.report(error)
             return Snoozed(1.0)
         if isinstance(error, NotAccepted):
             log.warning("lease.lost", job_id=job.id, task=job.task, queue=job.queue, dropped="transaction")

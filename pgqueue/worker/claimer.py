@@ -21,7 +21,7 @@ from pgqueue.errors import CannotDecrypt, DatabaseUnavailable, UnknownWorker
 from pgqueue.job import ClaimedJob
 from pgqueue.worker.cursors import Cursors, Start
 from pgqueue.worker.hand import Hand
-from pgqueue.worker.link import OUTAGES, Backoff, Link, report_outage
+from pgqueue.worker.link import OUTAGES, Backoff, Link
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -151,7 +151,7 @@ class Claimer:
             except UnknownWorker:
                 raise
             except OUTAGES as error:
-                report_outage("claims", error)
+                self._link.outages.report(error)
                 self._asleep_for, self._writers = set(), None
                 await asyncio.sleep(backoff.wait())
         if self._asleep_for:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
+from collections import Counter
 from typing import Any, TypeVar
 
 import psycopg
@@ -67,12 +69,28 @@ def keepalives(dsn: str) -> dict[str, Any]:
     return {name: value for name, value in _KEEPALIVES.items() if name not in given}
 
 
-def report_outage(link: str, error: Exception) -> None:
-    """Logs what kept a call from being carried out; one of `OUTAGES`."""
-    if isinstance(error, DatabaseUnavailable):
-        log.warning("database.unavailable", link=link, error=safe_text(error, 500))
-    else:
-        log.error("database.refused", link=link, error=safe_text(error, 500))
+class OutageLog:
+    """What the log says of one link's outages: the first failure, and then one line in `every` seconds."""
+
+    def __init__(self, link: str, *, every: float = 10.0):
+        self._link = link
+        self._every = every
+        self._said: dict[str, float] = {}
+        self._times: Counter[str] = Counter()
+
+    def report(self, error: Exception) -> None:
+        """Logs what kept a call from being carried out, one of `OUTAGES`, unless that was said just now."""
+        event = "database.unavailable" if isinstance(error, DatabaseUnavailable) else "database.refused"
+        self._times[event] += 1
+        now = time.monotonic()
+        if now - self._said.get(event, -self._every) < self._every:
+            return
+        self._said[event] = now
+        times = self._times.pop(event)
+        if event == "database.unavailable":
+            log.warning("database.unavailable", link=self._link, error=safe_text(error, 500), times=times)
+        else:
+            log.error("database.refused", link=self._link, error=safe_text(error, 500), times=times)
 
 
 class Backoff:
@@ -130,6 +148,8 @@ class Link:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._wire: Wire | None = None
         self._lock = asyncio.Lock()
+        self.outages = OutageLog(name.rpartition(" ")[2])
+        """Named by the last word of the connection's name."""
         self.generation = 0
         """Counts connections: a change says that session state (LISTEN, locks) is gone."""
 
@@ -162,7 +182,7 @@ class Link:
             except (psycopg.DataError, InvalidJob):
                 raise
             except OUTAGES as error:
-                report_outage(self._name, error)
+                self.outages.report(error)
             retried = True
             await asyncio.sleep(backoff.wait())
 

@@ -8,14 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
-import structlog
 from psycopg import sql
 
 from pgqueue.drivers import translate
 from pgqueue.errors import DatabaseUnavailable
-from pgqueue.worker.link import Backoff, connect
-
-log = structlog.get_logger("pgqueue.worker")
+from pgqueue.worker.link import Backoff, OutageLog, connect
 
 COMMON_CHANNEL = "pgqueue"
 """Of all workers; each has one of its own beside it, `pgqueue_<worker_id>`."""
@@ -46,14 +43,15 @@ class Listener:
 
     async def run(self) -> None:
         """Listens until cancelled."""
-        backoff = Backoff()
+        backoff, outages = Backoff(), OutageLog("listener")
         while True:
             try:
                 await self._listen()
             except (psycopg.Error, DatabaseUnavailable) as error:
-                if isinstance(error, psycopg.Error) and translate(error) is None:
+                outage = translate(error) if isinstance(error, psycopg.Error) else error
+                if outage is None:
                     raise
-                log.warning("database.unavailable", link="listener", error=str(error))
+                outages.report(outage)
             else:
                 backoff = Backoff()
             await asyncio.sleep(backoff.wait())

@@ -23,7 +23,7 @@ from pgqueue.error_text import one_line, safe_repr, safe_text
 from pgqueue.errors import DatabaseUnavailable, InvalidOption
 from pgqueue.job import ClaimedJob
 from pgqueue.observe.kept_lines import Line
-from pgqueue.worker.link import OUTAGES, Backoff, Link, report_outage
+from pgqueue.worker.link import OUTAGES, Backoff, Link
 from pgqueue.worker.slot import Slot
 
 log = structlog.get_logger("pgqueue.worker")
@@ -168,7 +168,7 @@ class Reports:
             try:
                 await self._link.run(calls.note_progress(batch))
             except OUTAGES as error:
-                report_outage("endings", error)
+                self._link.outages.report(error)
                 for report in fresh:
                     report.is_new = True  # written with the next word of it, or with its end
 
@@ -189,7 +189,7 @@ class Reports:
                     break
                 except OUTAGES as error:
                     if patient and isinstance(error, DatabaseUnavailable):
-                        report_outage("endings", error)
+                        self._link.outages.report(error)
                         await asyncio.sleep(backoff.wait())
                         continue
                     log.error("reports.dropped", jobs=batch.count('"lease":'), error=safe_text(error, 500))

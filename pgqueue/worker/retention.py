@@ -8,7 +8,7 @@ import time
 import structlog
 
 from pgqueue import calls
-from pgqueue.worker.link import OUTAGES, Link, report_outage
+from pgqueue.worker.link import OUTAGES, Link, OutageLog
 
 log = structlog.get_logger("pgqueue.worker")
 
@@ -21,6 +21,7 @@ class Retention:
 
     def __init__(self, link: Link):
         self._link = link
+        self._outages = OutageLog("retention")
         self._due = asyncio.Event()
 
     def due(self) -> None:
@@ -35,7 +36,7 @@ class Retention:
                 await self._drop_days()
                 await self._trim()
             except OUTAGES as error:
-                report_outage("retention", error)
+                self._outages.report(error)
             self._due.clear()  # after the work: rounds meanwhile have found due what was under way
 
     async def _drop_days(self) -> None:

@@ -35,7 +35,7 @@ from pgqueue.worker.executors.transactional import Transactions
 from pgqueue.worker.frames import Setup
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.isolation import Isolation, cpus
-from pgqueue.worker.link import OUTAGES, Link, keepalives, report_outage
+from pgqueue.worker.link import OUTAGES, Link, keepalives
 from pgqueue.worker.listener import COMMON_CHANNEL, Listener
 from pgqueue.worker.measuring import Measuring, Report
 from pgqueue.worker.orders import QueueTerms, Terms
@@ -335,7 +335,7 @@ class Services:
             try:
                 requests = await self._endings.run(calls.cancel_requests(self.terms.worker_id))
             except OUTAGES as error:
-                report_outage("endings", error)
+                self._endings.outages.report(error)
                 continue
             if requests:
                 self.slots.cancel(set(requests))
@@ -345,7 +345,7 @@ class Services:
         try:
             ended = await self._endings.run(calls.end_expired([job.id], [job.lease]))
         except OUTAGES as error:
-            report_outage("endings", error)  # a text that is no time, or no database: the job starts
+            self._endings.outages.report(error)  # a text that is no time, or no database: the job starts
             return False
         return bool(ended)
 
@@ -372,7 +372,7 @@ class Services:
         try:
             await self._endings.run(note)
         except OUTAGES as error:
-            report_outage("endings", error)  # the log has the line
+            self._endings.outages.report(error)  # the log has the line
 
     def _note_now(self, job: ClaimedJob, line: str) -> None:
         """`_note` for another thread, while the loop does not run: on a connection of its own."""
@@ -380,7 +380,7 @@ class Services:
             with psycopg.connect(self.terms.dsn, autocommit=True, **keepalives(self.terms.dsn)) as connection:
                 run(connection, self._line(job, line))
         except OUTAGES as error:
-            report_outage("watchdog", error)
+            self._endings.outages.report(error)
 
     def _line(self, job: ClaimedJob, line: str) -> Call[None]:
         worker_id = self.terms.worker_id

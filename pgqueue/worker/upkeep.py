@@ -26,7 +26,7 @@ from pgqueue.hooks import Alert
 from pgqueue.settings import Settings
 from pgqueue.version import __version__
 from pgqueue.worker.alerting import Alerting
-from pgqueue.worker.link import OUTAGES, Backoff, Link, connect, report_outage
+from pgqueue.worker.link import OUTAGES, Backoff, Link, connect
 from pgqueue.worker.listener import UPKEEP_CHANNEL, Listener, listen_works
 from pgqueue.worker.orders import QueueTerms
 from pgqueue.worker.retention import Retention
@@ -179,7 +179,7 @@ class Upkeep:
                     for worker_id in await self._beats.run(calls.heartbeat(holding)):
                         self._wards.lost(worker_id)
             except OUTAGES as error:
-                report_outage("beats", error)
+                self._beats.outages.report(error)
 
     async def keep_up(self) -> None:
         """Rounds of upkeep, until cancelled; whoever leads also keeps time, proves floors and keeps the partitions.
@@ -207,7 +207,7 @@ class Upkeep:
                     log.debug("jobs.promoted", jobs=kept.promoted)
                 backoff = Backoff()
             except OUTAGES as error:
-                report_outage("upkeep", error)
+                self._rounds.outages.report(error)
                 self._leads = False
                 pause = backoff.wait()
             with contextlib.suppress(TimeoutError):
@@ -227,7 +227,7 @@ class Upkeep:
                 try:
                     await self._duty(name, call, self._figures)
                 except DatabaseUnavailable as error:
-                    report_outage("figures", error)
+                    self._figures.outages.report(error)
             if "summarize_history" in due:  # not before: rounds that come meanwhile are forgotten below
                 self._summarized = pages
                 log.debug("history.summarized", pages=pages)
@@ -241,7 +241,7 @@ class Upkeep:
         try:
             checks = await self._duty("health", calls.health(), self._figures)
         except DatabaseUnavailable as error:
-            report_outage("figures", error)
+            self._figures.outages.report(error)
             return
         if checks is None or not self._leads:
             return

@@ -98,10 +98,11 @@ def all_fault_names() -> list[str]:
 @pytest.fixture
 def scene(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """A scene on the session's server, which no test may stop."""
-    yield from _scene(database, tmp_path, request)
+    yield from scene_on(database, tmp_path, request)
 
 
-def _scene(dsn: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+def scene_on(dsn: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """A scene on any database, for a fixture."""
     marker = request.node.get_closest_marker("fault")
     assert marker is not None, f"{request.node.name} is not marked as a fault"
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -135,4 +136,4 @@ def own_scene(
 ) -> Iterator[Scene]:
     """A scene on that server, which runs."""
     own_server.start()
-    yield from _scene(own_databases.pop(), tmp_path, request)
+    yield from scene_on(own_databases.pop(), tmp_path, request)

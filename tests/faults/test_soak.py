@@ -230,3 +230,25 @@ def test_a_server_that_is_away_for_a_minute(own_scene: Scene, own_server: Embedd
         scene.wait_for_ends(20)
     assert worker.events("worker.child_died") == []
     scene.check("raised", "refused")
+
+
+@pytest.mark.soak
+@pytest.mark.fault("a worker is cut off for 90 s, three leases of the default times (`make soak`)")
+def test_a_worker_that_is_cut_off_for_longer_than_its_lease(own_scene: Scene, proxy: Proxy) -> None:
+    scene = own_scene
+    scene.start("-c", "8", processes=2, **STATED)
+    cut_off = scene.start("-c", "8", processes=2, dsn=proxy.dsn, **STATED)
+    with scene.load(rate=4):
+        scene.wait_for_busy(cut_off)
+        proxy.shut()
+        since = time.monotonic()
+        held = scene.in_hand(*cut_off.children().values())
+        # it lives, but its sessions have ended, and with them the lock that says so: nobody waits for its lease
+        scene.tried(scene.again(held, since), within=2 * STATED["upkeep_interval"])
+        time.sleep(max(0.0, since + 90 - time.monotonic()))  # the length of the fault
+        proxy.open()
+        since = time.monotonic()
+        wait_until(lambda: scene.in_hand(*cut_off.children().values()), 30, "work for it")
+        scene.recovered(time.monotonic() - since, within=5)
+    assert len(cut_off.events("worker.declared_dead")) == 2  # its children start anew
+    scene.check("raised", "crashed", "interrupted", "refused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -241,6 +242,8 @@ def test_jobs_in_hand_end_while_the_database_is_away_and_are_settled_when_it_is_
     assert {(row["attempt"], row["crashes"]) for row in done} == {(1, 0)}
     assert history.starts_by_job() == dict.fromkeys(jobs, 1)
     assert started.events("lease.lost") == []
+    said = Counter((line["link"], line.get("worker")) for line in started.events("database.unavailable"))
+    assert set(said.values()) == {1}, "an outage is said once a link, and not at each try"
     rows.close()
 
 
