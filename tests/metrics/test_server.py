@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from pgqueue.metrics import Endpoint, Server, asgi, serve
 from pgqueue.metrics.asgi import Asgi
 from pgqueue.observe.tally import Tally, process_tally
 from tests.metrics.conftest import MakeEndpoint
+from tests.support import wait_until
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 Ask = Callable[..., http.client.HTTPResponse]
@@ -28,6 +30,16 @@ def serving(fleet: str) -> Iterator[Server]:
     server = serve(Endpoint(fleet, Tally()), 0, "127.0.0.1")
     yield server
     server.close()
+
+
+@pytest.fixture(autouse=True)
+def _answered() -> Iterator[None]:
+    """No test ends while a request is answered: it would log to what pytest is about to close."""
+    yield
+    wait_until(
+        lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()),
+        message="the end of every request",
+    )
 
 
 @pytest.fixture
