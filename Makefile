@@ -12,6 +12,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 TESTS  ?=
 # Processes that run tests side by side, each with a server of its own; 0: none beside this one, as --pdb wants it.
 JOBS   ?= 2
+# One that crashes ends the run: pytest-xdist would wait for ever for the tests of its file.
+XDIST  := -n $(JOBS) --max-worker-restart=0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test faults pooled soak check bench freeze docs clean
@@ -24,11 +26,11 @@ demo: $(STAMP)  ## watch orders being processed, with faults, for about 20 secon
 
 test: $(STAMP)  ## run the tests (TESTS='-k enqueue -x' passes options on to pytest)
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -m pytest $(XDIST) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 faults: $(STAMP)  ## inject every fault of the matrix into real workers, for some minutes
 	@echo "==> faults"
-	@FAULTS=all $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/faults $(TESTS)
+	@FAULTS=all $(BIN)/python -m pytest $(XDIST) --dist loadgroup tests/faults $(TESTS)
 
 # Behind PgBouncer (Debian's package) in transaction mode, which nobody is told of; what is about sessions says so and is left out.
 POOLED := tests/conformance $(addprefix tests/worker/test_,$(addsuffix .py,claiming outcomes transactional results cancelling \
@@ -36,7 +38,7 @@ POOLED := tests/conformance $(addprefix tests/worker/test_,$(addsuffix .py,claim
 
 pooled: $(STAMP)  ## run the core of the tests behind PgBouncer, for some minutes
 	@echo "==> pooled"
-	@PGQUEUE_TEST_POOLER=pgbouncer $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(POOLED) $(TESTS)
+	@PGQUEUE_TEST_POOLER=pgbouncer $(BIN)/python -m pytest $(XDIST) --dist loadfile --no-loadscope-reorder $(POOLED) $(TESTS)
 
 soak: $(STAMP)  ## inject faults at random at the default times (SOAK_SECONDS=600, SOAK_SEED)
 	@echo "==> soak"
