@@ -193,7 +193,10 @@ class Scene:
         return [pid for child in children for pid in (child, *children_of(child))]
 
     def again(self, jobs: Iterable[int], since: float, timeout: float = 60) -> float | None:
-        """Waits until each of the jobs has started after `since`; how long after it the last of them did."""
+        """Waits until each of the jobs has started after `since`; how long after it the last of them did.
+
+        Take the time before the harm that is done, or look for the jobs after it: on a busy machine they are quicker.
+        """
         waiting = {*jobs}
         if not waiting:
             return None

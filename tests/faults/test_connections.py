@@ -128,8 +128,8 @@ def test_a_lock_that_a_frozen_process_holds_stops_nobody_else(scene: Scene, prox
                 enqueued_at = time.monotonic()
                 (start,) = scene.history.wait_for("start", due, timeout=60)
                 scene.tried(max(0, start.at - enqueued_at - 0.3), within=5 * 0.15)
-            proxy.shut()  # the server hears of the end of that transaction
             over_at = time.monotonic()
+            proxy.shut()  # the server hears of the end of that transaction
             proxy.open()
             scene.tried(scene.again(held, over_at), within=8 * 0.15)
     scene.check("raised", "crashed", "interrupted")

@@ -106,8 +106,8 @@ def kill_children(scene: Scene, verb: str, says: bytes = b"") -> None:
                 victim = worker.children()[id]
                 held = begun_once_at_most(scene, [job for (job,) in scene.ask(_HELD, id)])
                 family = scene.family(victim)
-                os.kill(victim, signal.SIGKILL)
                 killed_at = time.monotonic()
+                os.kill(victim, signal.SIGKILL)
                 point.cut()
                 wait_until(lambda: not any(map(is_alive, family)), message=f"the end of {family}")  # noqa: B023
                 scene.tried(scene.again(left_behind(scene, id, held), killed_at), within=CHILD)

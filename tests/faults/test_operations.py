@@ -158,8 +158,8 @@ def test_strangers_that_hold_snapshots_and_locks(scene: Scene) -> None:
         started = scene.history.starts_by_job()
         assert len(locked) == 20
         assert not any(id in started for id in locked), "they were not locked: this test shows too little"
-        locker.rollback()
         released_at = time.monotonic()
+        locker.rollback()
         scene.tried(scene.again(locked, released_at), within=5)
     scene.check()
 
