@@ -165,6 +165,8 @@ class Soak:
         self.server.start()
 
     def fill_disk(self) -> None:
+        if self._frozen:  # it may hold a lock that the trigger has to wait for, and this thread is to let it go on
+            return
         table = self.chance.choice(["running_jobs", "finished_jobs", "scheduled_jobs", "ready_jobs"])
         with self.scene.full_disk(table):
             time.sleep(self.chance.uniform(0.1, 3))
