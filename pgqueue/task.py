@@ -299,7 +299,13 @@ class Task(BoundTask[P, R], Hookable):
         redaction: Callable[[], Redaction] = Redaction,
         namespace: Mapping[str, Any] | None = None,
     ):
-        """`limit` gives the most bytes that args may take, by default 1 MiB, `result_limit` a kept result, by default 64 KiB; `keyring` the keys for what it encrypts; `redaction` what is not shown of its args; `namespace` holds names that annotations may use; `app_hooks` are told beside the task's own; `overrides` is what is provided when the task is called in a test."""
+        """For `@app.task`, which says what the options mean.
+
+        `limit` gives the most bytes that args may take, by default 1 MiB, `result_limit` those of a kept result, by default
+        64 KiB; `keyring` the keys for what it encrypts; `redaction` what is not shown of its args. `namespace` holds names
+        that annotations may use; `app_hooks` are told beside the task's own; `overrides` is what is provided when the task
+        is called in a test.
+        """
         if inspect.isclass(function) or not callable(function) or not hasattr(function, "__name__"):
             raise ConfigurationError(f"@app.task goes on a function, got {safe_repr(function)}")
         self.name: str = check_name("name", function.__name__ if name is None else name, 200)

@@ -1,8 +1,9 @@
 """A worker process: one event loop with the services of a worker, its signals, and the way it ends.
 
-Run by the supervisor as `python -m pgqueue.worker.child`; its orders come as one JSON line on stdin, and
-after them one byte for each poke, the id of each worker whose jobs were rescued on a line, what operators have set for
-queues as one of JSON, alerts as one with an array, and `REWOUND` as one when the database may have forgotten something. When stdin ends the supervisor is gone, and the child goes with it.
+Run by the supervisor as `python -m pgqueue.worker.child`; its orders come as one JSON line on stdin, and after them one
+byte for each poke, the id of each worker whose jobs were rescued on a line, what operators have set for queues as one of
+JSON, alerts as one with an array, and `REWOUND` as one when the database may have forgotten something. When stdin ends
+the supervisor is gone, and the child goes with it.
 """
 
 from __future__ import annotations
