@@ -165,7 +165,7 @@ class Soak:
         self.server.start()
 
     def fill_disk(self) -> None:
-        if self._frozen:  # it may hold a lock that the trigger has to wait for, and this thread is to let it go on
+        if self._frozen:  # who may hold a lock that this thread would wait for, which is to let it go on
             return
         table = self.chance.choice(["running_jobs", "finished_jobs", "scheduled_jobs", "ready_jobs"])
         with self.scene.full_disk(table):
