@@ -42,7 +42,7 @@ pooled: $(STAMP)  ## run the core of the tests behind PgBouncer, for some minute
 
 soak: $(STAMP)  ## inject faults at random at the default times (SOAK_SECONDS=600, SOAK_SEED)
 	@echo "==> soak"
-	@FAULTS=none SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -s tests/faults/test_soak.py $(TESTS)
+	@FAULTS=none SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -s tests/faults/test_soak.py tests/faults/test_disk.py $(TESTS)
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter, the SQL's syntax
 	@echo "==> ruff"

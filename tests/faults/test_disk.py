@@ -87,6 +87,7 @@ def test_a_disk_without_room_for_data(disk: Disk, small_scene: Scene) -> None:
         for _ in range(3):
             scene.wait_for_ends(10)
             repeated = scene.record.repeated
+            use_new_log_file(scene)  # it is the data that are to find no room
             disk.fill()
             wait_until(lambda: scene.record.repeated > repeated, 30, "a producer to be refused")  # noqa: B023
             time.sleep(1)  # the length of the fault, from when it hurts
@@ -96,33 +97,46 @@ def test_a_disk_without_room_for_data(disk: Disk, small_scene: Scene) -> None:
     scene.check("raised", "refused")
 
 
-def write_log_until_it_fails(scene: Scene) -> None:
-    """Asks the server for one new file of its log after the other."""
-    with contextlib.suppress(psycopg.OperationalError):
-        while True:
-            scene.ask("select pg_switch_wal(), pg_logical_emit_message(false, 'a', 'message')")
+def use_new_log_file(scene: Scene) -> None:
+    """The server's log goes on in a new file, which takes all of its 16 MiB with the first commit."""
+    scene.ask("select pg_switch_wal(), pg_logical_emit_message(true, 'a', 'message')")
 
 
-@pytest.mark.fault("the disk is full, a real one: the server cannot write its log, and ends in a PANIC")
-def test_a_disk_without_room_for_the_log(disk: Disk, server: EmbeddedServer, small_scene: Scene) -> None:
-    scene = small_scene
-    worker = scene.start(processes=2)
+def bring_back(server: EmbeddedServer, scene: Scene) -> None:
+    """Waits until the server answers. One that has given up is started; one that hangs in its recovery (PostgreSQL 18 did,
+    once in some thirty runs) is killed before that, as whoever operates it would."""
 
-    def is_back() -> bool:
-        server.start()  # if it has given up: it recovers by itself, or finds no room for that either
+    def answers() -> bool:
+        server.start()
         try:
             return scene.ask("select 1") == [(1,)]
         except psycopg.OperationalError:
             return False
 
+    try:
+        wait_until(answers, 15, "the server to be back")
+    except AssertionError:
+        server.kill()
+        wait_until(answers, 60, "the server to be back")
+
+
+@pytest.mark.soak
+@pytest.mark.fault(
+    "the disk is full, a real one: the server cannot write its log, and ends in a PANIC (`make soak`)"
+)
+def test_a_disk_without_room_for_the_log(disk: Disk, server: EmbeddedServer, small_scene: Scene) -> None:
+    scene = small_scene
+    worker = scene.start(processes=2)
     with scene.load(rate=8):
         for _ in range(3):
             scene.wait_for_ends(10)
             disk.fill()
-            write_log_until_it_fails(scene)
+            with contextlib.suppress(psycopg.OperationalError):
+                while True:
+                    use_new_log_file(scene)
             time.sleep(1)  # the length of the fault, from when it hurts
             disk.free()
-            wait_until(is_back, 60, "the server to be back")
+            bring_back(server, scene)
             scene.tried(scene.probe(), within=BACK)
     assert worker.events("worker.child_died") == []
     scene.check("raised", "refused")
