@@ -70,27 +70,28 @@ def keepalives(dsn: str) -> dict[str, Any]:
 
 
 class OutageLog:
-    """What the log says of one link's outages: the first failure, and then one line in `every` seconds."""
+    """What the log says of one link's outages: the first failure, and then one line in `every` seconds.
+
+    Another refusal than the one before is said at once; one outage is as good as another.
+    """
 
     def __init__(self, link: str, *, every: float = 10.0):
         self._link = link
         self._every = every
-        self._said: dict[str, float] = {}
+        self._said: dict[str, tuple[float, str]] = {}
         self._times: Counter[str] = Counter()
 
     def report(self, error: Exception) -> None:
         """Logs what kept a call from being carried out, one of `OUTAGES`, unless that was said just now."""
-        event = "database.unavailable" if isinstance(error, DatabaseUnavailable) else "database.refused"
+        is_away = isinstance(error, DatabaseUnavailable)
+        event = "database.unavailable" if is_away else "database.refused"
+        text, now = safe_text(error, 500), time.monotonic()
         self._times[event] += 1
-        now = time.monotonic()
-        if now - self._said.get(event, -self._every) < self._every:
+        said_at, said = self._said.get(event, (-self._every, ""))
+        if now - said_at < self._every and (is_away or text == said):
             return
-        self._said[event] = now
-        times = self._times.pop(event)
-        if event == "database.unavailable":
-            log.warning("database.unavailable", link=self._link, error=safe_text(error, 500), times=times)
-        else:
-            log.error("database.refused", link=self._link, error=safe_text(error, 500), times=times)
+        self._said[event] = (now, text)
+        log.log(30 if is_away else 40, event, link=self._link, error=text, times=self._times.pop(event))
 
 
 class Backoff:

@@ -35,7 +35,7 @@ from pgqueue.worker.executors.transactional import Transactions
 from pgqueue.worker.frames import Setup
 from pgqueue.worker.hand import Hand
 from pgqueue.worker.isolation import Isolation, cpus
-from pgqueue.worker.link import OUTAGES, Link, keepalives
+from pgqueue.worker.link import OUTAGES, Link, OutageLog, keepalives
 from pgqueue.worker.listener import COMMON_CHANNEL, Listener
 from pgqueue.worker.measuring import Measuring, Report
 from pgqueue.worker.orders import QueueTerms, Terms
@@ -380,7 +380,7 @@ class Services:
             with psycopg.connect(self.terms.dsn, autocommit=True, **keepalives(self.terms.dsn)) as connection:
                 run(connection, self._line(job, line))
         except OUTAGES as error:
-            self._endings.outages.report(error)
+            OutageLog("watchdog").report(error)
 
     def _line(self, job: ClaimedJob, line: str) -> Call[None]:
         worker_id = self.terms.worker_id

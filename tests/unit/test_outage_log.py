@@ -37,6 +37,18 @@ def test_a_refusal_is_said_beside_an_outage() -> None:
     ]
 
 
+def test_another_refusal_is_not_hidden_behind_the_one_before() -> None:
+    outages = OutageLog("claims")
+    with structlog.testing.capture_logs() as said:
+        for error in (REFUSED, REFUSED, PgqueueError("a lock was waited for too long"), REFUSED):
+            outages.report(error)
+    assert [(line["error"], line["times"]) for line in said] == [
+        ("permission denied", 1),
+        ("a lock was waited for too long", 2),
+        ("permission denied", 1),
+    ]
+
+
 def test_after_a_while_it_says_how_often() -> None:
     outages = OutageLog("claims", every=0.05)
     with structlog.testing.capture_logs() as said:
