@@ -104,7 +104,7 @@ def kill_children(scene: Scene, verb: str, says: bytes = b"") -> None:
                 _, point, name = found
                 id = int(name.split()[2])  # pgqueue worker 7 claims
                 victim = worker.children()[id]
-                held = begun_once_at_most(scene, [job for (job,) in scene.ask(_HELD, id)])
+                held = [job for (job,) in scene.ask(_HELD, id)]
                 family = scene.family(victim)
                 killed_at = time.monotonic()
                 os.kill(victim, signal.SIGKILL)
@@ -121,11 +121,6 @@ def left_behind(scene: Scene, worker_id: int, held: list[int]) -> list[int]:
     wait_until(lambda: not scene.ask(gone, worker_id), 30, f"worker {worker_id} to be declared dead")
     ended = scene.ask("select id from pgqueue.finished_jobs where worker_id = %s", worker_id)
     return [job for job in held if (job,) not in ended]
-
-
-def begun_once_at_most(scene: Scene, jobs: list[int]) -> list[int]:
-    """Those that have died once at the most by now: others wait for a place to run apart, for up to 15 s."""
-    return [job for job in jobs if len(scene.history.entries("start", job)) <= 1]
 
 
 @pytest.mark.fault("a child is killed before and after the commit of its claim")
@@ -189,7 +184,7 @@ def test_jobs_are_taken_back_once_whoever_dies_meanwhile(scene: Scene, fleet: Fl
             assert found is not None, "nobody came to the rescue"
             wait_until(lambda: not any(map(is_alive, family)), message=f"the end of {family}")  # noqa: B023
             since = time.monotonic()
-            left = begun_once_at_most(scene, scene.in_hand(*family))  # after the commit others may have begun
+            left = scene.in_hand(*family)  # after the commit others may have begun
             fleet.kill(worker, found[1])
             scene.tried(scene.again(left, since), within=WORKER)
     scene.check("crashed", "interrupted")
