@@ -166,8 +166,8 @@ def test_it_runs_the_jobs_of_an_app_and_ctrl_c_stops_worker_and_server(
         connection.execute("create table notes (text text)")
         connection.execute("""select pgqueue.enqueue('note', '{"text": "done"}', queue => 'notes')""")
         wait_until(lambda: connection.execute("select text from notes").fetchall() == [("done",)], DEADLINE)
-        workers = connection.execute("select queues from pgqueue_bi.workers").fetchall()
-        assert workers == [("notes",), ("notes",)]
+        workers = "select queues from pgqueue_bi.workers"
+        wait_until(lambda: connection.execute(workers).fetchall() == [("notes",), ("notes",)], DEADLINE)
     assert dev.end(signal.SIGINT) == 0
     assert servers(folder) == []
     assert "Traceback" not in "".join(dev.said)

@@ -114,7 +114,9 @@ def test_others_rescue_and_promote_while_the_leader_is_frozen(scene: Scene) -> N
                 frozen_at = stack.enter_context(frozen(pid))
                 due = scene.enqueue(tasks.plain.using(delay="0.1s"))
                 (start,) = scene.history.wait_for("start", due)
-                assert start.at - frozen_at < 5 * 0.15 + 0.1 + slack(), "promotion waits for the frozen leader"
+                assert start.at - frozen_at < 5 * 0.15 + 0.1 + slack(), (
+                    "promotion waits for the frozen leader"
+                )
                 scene.tried(scene.again(scene.in_hand(pid), frozen_at), within=LEASE)
             wait_until(lambda: not is_alive(pid), 30, "the end of what was declared dead")  # noqa: B023
     scene.check("crashed")

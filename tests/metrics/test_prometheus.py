@@ -33,7 +33,7 @@ def test_prometheus_scrapes_a_worker_and_evaluates_the_rules(
         if "scrape_configs" in block
     )
     (scrape,) = configuration["scrape_configs"]
-    with service(databases, tmp_path_factory, "--metrics-port", "0", "--processes", "2") as run:
+    with service(databases, tmp_path_factory, "--metrics-port", "0", processes=2) as run:
         port = run.worker.wait_for("metrics.listening")[0]["port"]
         scrape |= {"scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
         configuration |= {

@@ -79,15 +79,15 @@ class Service:
 
 @contextlib.contextmanager
 def service(
-    databases: Databases, folders: pytest.TempPathFactory, *arguments: str, **options: Any
+    databases: Databases, folders: pytest.TempPathFactory, *arguments: str, processes: int = 1, **options: Any
 ) -> Iterator[Service]:
-    """Runs a worker on a database of its own, for the fixture of a module."""
+    """Runs a worker on a database of its own, all of whose children have started, for the fixture of a module."""
     folder = folders.mktemp("service")
     dsn = databases.create()
     history, rows = History(folder), Rows(dsn)
-    worker = Worker(dsn, folder, *arguments, **options)
+    worker = Worker(dsn, folder, "--processes", str(processes), *arguments, **options)
     try:
-        worker.wait_until_started()
+        worker.wait_until_started(processes)
         yield Service(worker, history, rows)
     finally:
         rows.close()

@@ -24,7 +24,7 @@ JUNK = (
 @pytest.fixture(scope="module")
 def running(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A worker of two processes."""
-    with service(databases, tmp_path_factory, "--processes", "2") as running:
+    with service(databases, tmp_path_factory, processes=2) as running:
         yield running
 
 
