@@ -126,7 +126,9 @@ def contradictions(settings: Settings) -> list[str]:
             "worker's jobs would wait for it"
         )
     names = [queue.partition(":")[0] for queue in settings.queues]
-    wrong += [f"queues: {name} is listed twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    wrong += [
+        f"queues: {_shown(name)} is listed twice" for name in dict.fromkeys(names) if names.count(name) > 1
+    ]
     return wrong
 
 

@@ -3203,9 +3203,9 @@ begin
         when run_at is not null and delay is not null then
             problem := 'run_at and delay: both given';
             remedy := 'Give one of them.';
-        when not isfinite(run_at) or run_at > clock_timestamp() + interval '100 years' then
+        when not isfinite(run_at) or run_at >= '2200-01-02 00:00:00+00' then
             problem := format('run_at: %s is out of range', run_at);
-            remedy := 'At most 100 years ahead.';
+            remedy := 'Up to the year 2199.';
         when not (delay >= 0 and delay <= 315360000) then
             problem := format('delay: %s is out of range', delay);
             remedy := 'Seconds, from 0 to ten years.';

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -137,6 +137,22 @@ def test_an_option_is_in_the_row_or_refused_before_anything_is_sent(name: str, s
             connection.rollback()
 
     enqueue()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        datetime(2127, 1, 1, tzinfo=UTC),
+        datetime(2199, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-23, minutes=-59))),
+    ],
+)
+def test_what_passes_here_passes_the_server(last: datetime, shop: Shop) -> None:
+    """Else it would be refused too late: in a transaction that is lost by it."""
+    connection = shop.connection
+    job = shop.anything.using(run_at=last).enqueue(connection)
+    row = connection.execute("select run_at from pgqueue.scheduled_jobs where id = %s", [job.id]).fetchone()
+    assert row == (last,)
+    connection.rollback()
 
 
 TASK_OPTIONS = [

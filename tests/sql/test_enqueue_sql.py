@@ -189,7 +189,7 @@ _QUEUE = "PQ001", "A queue's name has 1 to 100 characters: no control characters
 _PRIORITY = "PQ001", "Priorities go from 0 (first) to 9."
 _ATTEMPTS = "PQ001", "From 1 to 32767."
 _DELAY = "PQ001", "Seconds, from 0 to ten years."
-_RUN_AT = "PQ001", "At most 100 years ahead."
+_RUN_AT = "PQ001", "Up to the year 2199."
 _KEY = "PQ001", "From 1 to 255 characters."
 _ARGS = "PQ003", 'Name each argument: {"user_id": 7}.'
 _OPTIONS = "PQ001", "Keys: tags, metadata, retry, unique."
@@ -223,6 +223,7 @@ REFUSED: list[tuple[dict[str, Any], str, tuple[str, str]]] = [
     ({"delay": 315_360_001}, "delay: 315360001 is out of range", _DELAY),
     ({"run_at": "infinity"}, "run_at: infinity is out of range", _RUN_AT),
     ({"run_at": "-infinity"}, "run_at: -infinity is out of range", _RUN_AT),
+    ({"run_at": "2200-01-02 00:00:00+00"}, "run_at: 2200-01-02 00:00:00+00 is out of range", _RUN_AT),
     ({"run_at": "9999-12-31 00:00:00+00"}, "run_at: 9999-12-31 00:00:00+00 is out of range", _RUN_AT),
     ({"run_at": "2020-01-01", "delay": 5}, "run_at and delay: both given", ("PQ001", "Give one of them.")),
     ({"unique_key": ""}, "unique_key: 0 characters", _KEY),
