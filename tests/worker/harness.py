@@ -207,11 +207,13 @@ class Rows:
 # A worker ---------------------------------------------------------------------------------------------
 
 
+_HARMLESS = ("error ignored in rollback", "query cancellation interrupted (CancelledError)")
+"""What psycopg says of a connection that was lost, or that it closes because its call was cancelled, twice, by a stop."""
+
+
 def is_noise(line: Row) -> bool:
-    """Whether it is what a library says; not of a rollback on a connection that was lost, which harms nobody."""
-    return line.get("event") == "stdlib.logged" and not line["message"].startswith(
-        "error ignored in rollback"
-    )
+    """Whether it is what a library says and nobody expects."""
+    return line.get("event") == "stdlib.logged" and not line["message"].startswith(_HARMLESS)
 
 
 class Worker:
