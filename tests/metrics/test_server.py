@@ -36,6 +36,11 @@ def serving(fleet: str) -> Iterator[Server]:
 def _answered() -> Iterator[None]:
     """No test ends while a request is answered: it would log to what pytest is about to close."""
     yield
+    wait_for_answers()
+
+
+def wait_for_answers() -> None:
+    """Waits until no request is answered any more."""
     wait_until(
         lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()),
         message="the end of every request",
@@ -97,6 +102,7 @@ def test_who_hangs_up_or_talks_nonsense_disturbs_nobody(
         with socket.create_connection(("127.0.0.1", serving.port), 30) as client:
             client.sendall(said)
     assert ask("/livez").status == 200
+    wait_for_answers()  # and not only at the end: capfd is closed before the fixture waits
     assert "Traceback" not in capfd.readouterr().err
 
 
